@@ -1,0 +1,1 @@
+"""Host-accelerated blob access: processes hand Azure Blob requests to a host service through shared memory."""
