@@ -1,4 +1,4 @@
-"""Numbers and GUIDs of the bus and of our device, with their source (spec/vmbus.md §3, azure-blob-device.md §1.3, §6)."""
+"""Numbers and GUIDs of the bus and of our device. Source: spec/vmbus.md §3, spec/azure-blob-device.md §1.3 and §6."""
 
 from __future__ import annotations
 
