@@ -27,7 +27,7 @@ from pvblob.vmbus.transitions import ChannelState
 VERSION_MIN: dict[type[m.Message], int] = {m.ModifyChannelResponse: VERSION_5_3}
 
 
-class Illegal(Exception):  # noqa: N818 - it names the finding; the errors are the session's
+class Illegal(Exception):
     """A rule is broken; the text says which."""
 
 

@@ -208,7 +208,7 @@ class Session:
         return ignored or message
 
     def _where(self) -> str:
-        return f"while {self.state!r}"
+        return f"while the connection is {self.state!r}"
 
     # ---- walking the table ------------------------------------------------------------------------------------------
 
@@ -219,7 +219,8 @@ class Session:
         for record in self._addressed(message):
             entry = TRANSITIONS.get((record.state, type(message)))
             if entry is None:
-                raise Illegal(f"{record} is {record.state!r}")
+                whole = record is self._records.connection
+                raise Illegal("this state does not allow it" if whole else f"{record} is {record.state!r}")
             if entry is CROSSED:
                 return None
             if isinstance(entry, Either):
