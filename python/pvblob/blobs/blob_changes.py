@@ -1,0 +1,108 @@
+"""Changes of a blob that leave its bytes alone, and its end: metadata, content settings, tier, delete.
+
+Source: Azure REST, "Set Blob Metadata", "Set Blob Properties", "Set Blob Tier", "Delete Blob".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pvblob.blobs import catalog
+from pvblob.blobs.answers import Call, Refusal, answer
+from pvblob.blobs.block_blobs import written_pairs
+from pvblob.blobs.catalog import BlobRow, dump_json
+from pvblob.blobs.committer import Transaction
+from pvblob.blobs.conditions import Conditions
+from pvblob.blobs.extents import block_runs
+from pvblob.blobs.layout import unpack
+from pvblob.blobs.properties import has_settings, metadata_of, refuse_unsupported, settings_of, tier_of
+from pvblob.blobs.store import Store, container_in
+from pvblob.http import Response
+
+
+def existing_blob(transaction: Transaction, call: Call, container_id: int) -> BlobRow:
+    """Return the blob a write is about, after its conditions. Refuses when it does not exist."""
+    assert call.target.blob is not None
+    row = catalog.find_blob(transaction.connection, container_id, call.target.blob)
+    if row is None:
+        raise Refusal("BlobNotFound")
+    conditions = Conditions.parse(call.fields)
+    if conditions is not None:
+        conditions.check_write(row.version, row.modified)
+    return row
+
+
+async def _change(store: Store, call: Call, change: Callable[[BlobRow], BlobRow]) -> Response:
+    """Replace the blob's row by *change* of it, under a new version."""
+
+    def apply(transaction: Transaction) -> Response:
+        container_id = container_in(transaction, call).id
+        row = existing_blob(transaction, call, container_id)
+        changed = change(row)._replace(version=transaction.next_version(), modified=transaction.now)
+        assert call.target.blob is not None
+        catalog.write_blob(transaction.connection, container_id, call.target.blob, changed)
+        return answer(call.request, 200, written_pairs(changed))
+
+    return await store.commit(call, apply)
+
+
+async def set_metadata(store: Store, call: Call) -> Response:
+    """Set Blob Metadata: replaces all of it."""
+    refuse_unsupported(call.fields)
+    metadata = dump_json(metadata_of(call.fields))
+    return await _change(store, call, lambda row: row._replace(metadata=metadata))
+
+
+async def set_properties(store: Store, call: Call) -> Response:
+    """Set Blob Properties: one setting given replaces them all; none given changes only the ETag."""
+    refuse_unsupported(call.fields)
+    if "x-ms-blob-content-length" in call.fields or "x-ms-sequence-number-action" in call.fields:
+        raise Refusal("InvalidBlobType")
+    if not has_settings(call.fields):
+        return await _change(store, call, lambda row: row)
+    settings = dump_json(settings_of(call.fields, standard=False))
+    return await _change(store, call, lambda row: row._replace(settings=settings))
+
+
+async def set_tier(store: Store, call: Call) -> Response:
+    """Set Blob Tier: remembered and answered; ETag and Last-Modified stay. Bytes do not move."""
+    refuse_unsupported(call.fields)
+    tier = tier_of(call.fields)
+    if not tier:
+        raise Refusal("MissingRequiredHeader", "x-ms-access-tier is missing.")
+
+    def apply(transaction: Transaction) -> Response:
+        container_id = container_in(transaction, call).id
+        existing_blob(transaction, call, container_id)
+        assert call.target.blob is not None
+        catalog.write_tier(transaction.connection, container_id, call.target.blob, tier, transaction.now)
+        return answer(call.request, 200)
+
+    return await store.commit(call, apply)
+
+
+def delete_in(transaction: Transaction, call: Call) -> None:
+    """Delete the blob a call names, inside its transaction: shared by Delete Blob and Blob Batch."""
+    snapshots = (call.fields.get("x-ms-delete-snapshots") or "include").lower()
+    if snapshots not in ("include", "only"):
+        raise Refusal("InvalidHeaderValue", "x-ms-delete-snapshots is include or only.")
+    container_id = container_in(transaction, call).id
+    row = existing_blob(transaction, call, container_id)
+    if snapshots == "only":
+        return  # there are no snapshots, and the blob itself must stay
+    assert call.target.blob is not None
+    catalog.delete_blob(transaction.connection, container_id, call.target.blob)
+    gone = block_runs(unpack(row.layout))
+    gone |= block_runs(catalog.delete_staged(transaction.connection, container_id, call.target.blob))
+    transaction.freed.extend(gone)
+
+
+async def delete_blob(store: Store, call: Call) -> Response:
+    """Delete Blob: 202; its uncommitted blocks go with it."""
+    refuse_unsupported(call.fields)
+
+    def apply(transaction: Transaction) -> Response:
+        delete_in(transaction, call)
+        return answer(call.request, 202, [("x-ms-delete-type-permanent", "true")])
+
+    return await store.commit(call, apply)

@@ -1,0 +1,122 @@
+"""Get Blob, Get Blob Properties, Get Blob Metadata: answered on the event loop from the catalog.
+
+Content is handed out as extents, never copied here; only a range's MD5 or CRC-64 makes us read bytes.
+Source: Azure REST, "Get Blob", "Get Blob Properties", "Get Blob Metadata", "Specifying the range header".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+
+from pvblob import _native
+from pvblob.blobs import catalog
+from pvblob.blobs.answers import Call, Refusal, answer, etag, http_date
+from pvblob.blobs.catalog import load_json
+from pvblob.blobs.conditions import Conditions
+from pvblob.blobs.properties import encode_base64, encode_crc64, metadata_pairs
+from pvblob.blobs.store import Store
+from pvblob.blobs.versions import BlobVersion
+from pvblob.http import ByteRange, FileContent, Response
+
+RANGE_CHECKSUM_BYTES_MAX = 4 << 20
+
+
+def readable_version(store: Store, call: Call) -> BlobVersion:
+    """Return the version a read is about, after its conditions."""
+    version = store.blob_version(call)
+    conditions = Conditions.parse(call.request.fields)
+    if conditions is not None:
+        conditions.check_read(version.row.version, version.row.modified)
+    return version
+
+
+async def get_blob(store: Store, call: Call) -> Response:
+    """Get Blob: 200 whole, 206 when a range was asked for; content as pinned extents."""
+    fields = call.request.fields
+    version = readable_version(store, call)
+    if "x-ms-structured-body" in fields:
+        raise Refusal("UnsupportedHeader", "Structured messages (x-ms-structured-body) are not supported.")
+    range_text = fields.get("x-ms-range") or fields.get("range")
+    asked = ByteRange.parse(range_text) if range_text else None
+    if asked is None:
+        return _whole(store, call, version)
+    size = version.row.size
+    found = asked.resolve(size)
+    if found is None:
+        raise Refusal("InvalidRange", fields=[("content-range", f"bytes */{size}")])
+    offset, length = found
+    pairs = list(version.get_pairs)
+    pairs.append(("content-range", f"bytes {offset}-{offset + length - 1}/{size}"))
+    if version.md5:
+        pairs.append(("x-ms-blob-content-md5", version.md5))
+    content = store.extents.content(version.slices(offset, length))
+    if "x-ms-range-get-content-md5" in fields or "x-ms-range-get-content-crc64" in fields:
+        try:
+            pairs += await _range_checksums(call, content, length)
+        except BaseException:
+            content.release()
+            raise
+    return answer(call.request, 206, pairs, content, length)
+
+
+def _whole(store: Store, call: Call, version: BlobVersion) -> Response:
+    fields = call.request.fields
+    if _true(fields.get("x-ms-range-get-content-md5")) or _true(fields.get("x-ms-range-get-content-crc64")):
+        raise Refusal("MissingRequiredHeader", "A range checksum needs a Range header.")
+    pairs = version.get_pairs
+    if version.md5:
+        pairs = [*pairs, ("content-md5", version.md5)]
+    size = version.row.size
+    if size == 0:
+        return answer(call.request, 200, pairs)
+    return answer(call.request, 200, pairs, store.extents.content(version.slices(0, size)), size)
+
+
+def _true(text: str | None) -> bool:
+    return text is not None and text.lower() == "true"
+
+
+async def _range_checksums(call: Call, content: FileContent, length: int) -> list[tuple[str, str]]:
+    """Compute the checksums a ranged read asked for; reads at most RANGE_CHECKSUM_BYTES_MAX, off the loop."""
+    wants_md5 = _true(call.request.fields.get("x-ms-range-get-content-md5"))
+    wants_crc64 = _true(call.request.fields.get("x-ms-range-get-content-crc64"))
+    if not (wants_md5 or wants_crc64):
+        return []
+    if wants_md5 and wants_crc64:
+        raise Refusal("InvalidHeaderValue", "Only one range checksum can be asked for.")
+    if length > RANGE_CHECKSUM_BYTES_MAX:
+        raise Refusal("OutOfRangeInput", f"A range checksum covers at most {RANGE_CHECKSUM_BYTES_MAX} bytes.")
+    data = await asyncio.to_thread(_read, content)
+    if wants_md5:
+        return [("content-md5", encode_base64(hashlib.md5(data, usedforsecurity=False).digest()))]
+    return [("x-ms-content-crc64", encode_crc64(_native.crc64(data)))]
+
+
+def _read(content: FileContent) -> bytes:
+    return b"".join([os.pread(extent.fd, extent.length, extent.offset) for extent in content.extents])
+
+
+def get_properties(store: Store, call: Call) -> Response:
+    """Get Blob Properties: HEAD; Content-Length is the blob's."""
+    version = readable_version(store, call)
+    row = version.row
+    pairs = list(version.get_pairs)
+    if version.md5:
+        pairs.append(("content-md5", version.md5))
+    assert call.target.blob is not None
+    tier, changed = catalog.find_tier(store.reader, store.container_id(call), call.target.blob)
+    pairs.append(("x-ms-access-tier", tier or "Hot"))
+    if tier:
+        pairs.append(("x-ms-access-tier-change-time", http_date(changed)))
+    else:
+        pairs.append(("x-ms-access-tier-inferred", "true"))
+    return answer(call.request, 200, pairs, b"", row.size)
+
+
+def get_metadata(store: Store, call: Call) -> Response:
+    """Get Blob Metadata (GET or HEAD)."""
+    row = readable_version(store, call).row
+    pairs = [("etag", etag(row.version)), ("last-modified", http_date(row.modified))]
+    return answer(call.request, 200, pairs + metadata_pairs(load_json(row.metadata)))

@@ -1,0 +1,283 @@
+"""Put Blob, Put Block, Put Block List, Get Block List: how bytes become a block blob.
+
+Body bytes go to their run first; the closure handed to the committer then judges conditions and changes the catalog.
+Source: Azure REST, "Put Blob", "Put Block", "Put Block List", "Get Block List".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+
+from pvblob import _native
+from pvblob.blobs import catalog
+from pvblob.blobs.answers import Call, Pairs, Refusal, answer, answer_xml, etag, http_date
+from pvblob.blobs.block_list_xml import Entry, decode_block_id, parse_block_list
+from pvblob.blobs.catalog import BlobRow, dump_json
+from pvblob.blobs.committer import Transaction
+from pvblob.blobs.conditions import Conditions
+from pvblob.blobs.extents import block_runs
+from pvblob.blobs.layout import Block, pack, unpack
+from pvblob.blobs.properties import (
+    decode_md5,
+    encode_base64,
+    encode_crc64,
+    metadata_of,
+    refuse_unsupported,
+    settings_of,
+    tier_of,
+)
+from pvblob.blobs.store import Store, Written, container_in
+from pvblob.http import Fields, Response
+
+PUT_BLOB_BYTES_MAX = 5000 << 20
+PUT_BLOCK_BYTES_MAX = 4000 << 20
+BLOCK_LIST_BYTES_MAX = 8 << 20
+BLOCKS_COMMITTED_MAX = 50_000
+BLOCKS_UNCOMMITTED_MAX = 100_000
+
+
+def check_create(transaction: Transaction, call: Call, container_id: int) -> BlobRow | None:
+    """Judge the conditions of a write that makes a blob; return the blob it replaces, if any."""
+    assert call.target.blob is not None
+    old = catalog.find_blob(transaction.connection, container_id, call.target.blob)
+    conditions = Conditions.parse(call.fields)
+    if conditions is not None:
+        conditions.check_create(None if old is None else old.version, 0 if old is None else old.modified)
+    return old
+
+
+async def put_blob(store: Store, call: Call) -> Response:
+    """Put Blob: replace or create a block blob of one run; discards uncommitted blocks."""
+    fields = call.fields
+    blob_type = fields.get("x-ms-blob-type")
+    if blob_type is None:
+        raise Refusal("MissingRequiredHeader", "x-ms-blob-type is missing.")
+    if blob_type != "BlockBlob":
+        raise Refusal("NotImplemented", f"Blobs of type {blob_type[:32]!r} are not supported.")
+    refuse_unsupported(fields)
+    if call.body.size_bytes > PUT_BLOB_BYTES_MAX:
+        raise Refusal("RequestBodyTooLarge")
+    metadata, settings, tier = dump_json(metadata_of(fields)), settings_of(fields, standard=True), tier_of(fields)
+    store.container_id(call)
+    written = await store.store_body(call.body, md5=True)
+    try:
+        checksums = _checked(fields, written)
+    except Refusal:
+        store.discard(written)
+        raise
+    assert written.md5 is not None
+    settings.setdefault("content-md5", encode_base64(written.md5))
+    layout = pack([written.block]) if written.block else b""
+    size = call.body.size_bytes
+
+    def apply(transaction: Transaction) -> Response:
+        container_id = container_in(transaction, call).id
+        old = check_create(transaction, call, container_id)
+        now = transaction.now
+        row = BlobRow(
+            transaction.next_version(),
+            size,
+            now if old is None else old.created,
+            now,
+            dump_json(settings),
+            metadata,
+            tier,
+            now if tier else 0,
+            "",
+            layout,
+        )
+        replace_blob(transaction, call, container_id, old, row)
+        return answer(call.request, 201, written_pairs(row) + checksums)
+
+    return await store.commit(call, apply, written.allocations)
+
+
+def replace_blob(
+    transaction: Transaction,
+    call: Call,
+    container_id: int,
+    old: BlobRow | None,
+    row: BlobRow,
+    kept: frozenset[Block] = frozenset(),
+) -> None:
+    """Make *row* the blob: free the old one's runs and every uncommitted block, except those of *kept*."""
+    name = call.target.blob
+    assert name is not None
+    catalog.write_blob(transaction.connection, container_id, name, row)
+    gone = block_runs(catalog.delete_staged(transaction.connection, container_id, name))
+    if old is not None:
+        gone |= block_runs(unpack(old.layout))
+    transaction.freed.extend(gone - block_runs(kept))
+
+
+def written_pairs(row: BlobRow) -> Pairs:
+    """Return the fields every write answers with."""
+    return [
+        ("etag", etag(row.version)),
+        ("last-modified", http_date(row.modified)),
+        ("x-ms-request-server-encrypted", "true"),
+    ]
+
+
+def _checked(fields: Fields, written: Written) -> Pairs:
+    """Compare the stored bytes with the checksums sent; return those to answer with (Put Blob: both)."""
+    check_transfer(fields, written.crc64, written.md5)
+    assert written.md5 is not None
+    return [("content-md5", encode_base64(written.md5)), ("x-ms-content-crc64", encode_crc64(written.crc64))]
+
+
+def check_transfer(fields: Fields, crc64: int, md5: bytes | None) -> None:
+    """Refuse when Content-MD5 or x-ms-content-crc64 of the request is not that of the bytes that came."""
+    sent_md5 = fields.get("content-md5")
+    if sent_md5 and md5 is not None and not hmac.compare_digest(decode_md5(sent_md5), md5):
+        raise Refusal("Md5Mismatch")
+    sent_crc64 = fields.get("x-ms-content-crc64")
+    if sent_crc64 and sent_crc64 != encode_crc64(crc64):
+        raise Refusal("Crc64Mismatch")
+
+
+def _block_id(text: str | None) -> bytes:
+    if not text:
+        raise Refusal("MissingRequiredQueryParameter", "blockid is missing.")
+    return decode_block_id(text.replace(" ", "+"))  # an unescaped + in the query; Base64 has no spaces
+
+
+async def put_block(store: Store, call: Call) -> Response:
+    """Put Block: store one uncommitted block; the same id again replaces it."""
+    fields = call.fields
+    block_id = _block_id(call.target.query.get("blockid"))
+    refuse_unsupported(fields)
+    if "x-ms-copy-source" in fields:
+        raise Refusal("NotImplemented", "Put Block From URL is not supported.")
+    size = call.body.size_bytes
+    if size == 0:
+        raise Refusal("InvalidHeaderValue", "A block cannot be empty.")
+    if size > PUT_BLOCK_BYTES_MAX:
+        raise Refusal("RequestBodyTooLarge")
+    store.container_id(call)
+    wants_md5 = "content-md5" in fields
+    written = await store.store_body(call.body, md5=wants_md5)
+    try:
+        check_transfer(fields, written.crc64, written.md5)
+    except Refusal:
+        store.discard(written)
+        raise
+    assert written.block is not None
+    block = written.block._replace(id=block_id)
+    if wants_md5 and written.md5 is not None:
+        pairs = [("content-md5", encode_base64(written.md5))]
+    else:
+        pairs = [("x-ms-content-crc64", encode_crc64(written.crc64))]
+    pairs.append(("x-ms-request-server-encrypted", "true"))
+
+    def apply(transaction: Transaction) -> Response:
+        _stage(transaction, container_in(transaction, call).id, call, block)
+        return answer(call.request, 201, pairs)
+
+    return await store.commit(call, apply, written.allocations)
+
+
+def _stage(transaction: Transaction, container_id: int, call: Call, block: Block) -> None:
+    """Record an uncommitted block; every id of a blob's uncommitted blocks has the same length."""
+    name = call.target.blob
+    assert name is not None
+    connection = transaction.connection
+    id_length, count = catalog.find_staged(connection, container_id, name) or (len(block.id), 0)
+    if id_length != len(block.id):
+        raise Refusal("InvalidBlobOrBlock", "Every block id of a blob must have the same length.")
+    replaced = catalog.find_block(connection, container_id, name, block.id) if count else None
+    if replaced is not None:
+        transaction.freed.extend(block_runs([replaced]))
+    elif count >= BLOCKS_UNCOMMITTED_MAX:
+        raise Refusal("BlockCountExceedsLimit")
+    catalog.write_block(connection, container_id, name, block)
+    catalog.write_staged(connection, container_id, name, id_length, count + (replaced is None), transaction.now)
+
+
+async def put_block_list(store: Store, call: Call) -> Response:
+    """Put Block List: make the blob of the listed blocks; every other uncommitted block is discarded."""
+    fields = call.fields
+    refuse_unsupported(fields)
+    if call.body.size_bytes > BLOCK_LIST_BYTES_MAX:
+        raise Refusal("RequestBodyTooLarge")
+    metadata, settings, tier = dump_json(metadata_of(fields)), settings_of(fields, standard=False), tier_of(fields)
+    store.container_id(call)
+    body = await call.body.read()
+    crc64 = _native.crc64(body)
+    check_transfer(fields, crc64, hashlib.md5(body, usedforsecurity=False).digest())
+    entries = parse_block_list(body, BLOCKS_COMMITTED_MAX)
+    checksum = ("x-ms-content-crc64", encode_crc64(crc64))
+
+    def apply(transaction: Transaction) -> Response:
+        container_id = container_in(transaction, call).id
+        old = check_create(transaction, call, container_id)
+        blocks = _resolve(transaction, container_id, call, entries, old)
+        now = transaction.now
+        row = BlobRow(
+            transaction.next_version(),
+            sum(block.length for block in blocks),
+            now if old is None else old.created,
+            now,
+            dump_json(settings),
+            metadata,
+            tier,
+            now if tier else 0,
+            "",
+            pack(blocks),
+        )
+        replace_blob(transaction, call, container_id, old, row, frozenset(blocks))
+        return answer(call.request, 201, [*written_pairs(row), checksum])
+
+    return await store.commit(call, apply)
+
+
+def _resolve(
+    transaction: Transaction, container_id: int, call: Call, entries: list[Entry], old: BlobRow | None
+) -> list[Block]:
+    """Find the block each entry names: Latest looks among the uncommitted first."""
+    assert call.target.blob is not None
+    staged = catalog.staged_blocks(transaction.connection, container_id, call.target.blob)
+    uncommitted = {block.id: block for block in staged}
+    committed = {block.id: block for block in unpack(old.layout)} if old is not None else {}
+    committed.pop(b"", None)  # the run of a Put Blob has no id and cannot be listed
+    blocks: list[Block] = []
+    for kind, block_id in entries:
+        block = uncommitted.get(block_id) if kind != "Committed" else None
+        if block is None and kind != "Uncommitted":
+            block = committed.get(block_id)
+        if block is None:
+            raise Refusal("InvalidBlockList")
+        blocks.append(block)
+    if len({len(block.id) for block in blocks}) > 1:
+        raise Refusal("InvalidBlockList", "Every block id of a blob must have the same length.")
+    return blocks
+
+
+def get_block_list(store: Store, call: Call) -> Response:
+    """Get Block List: committed (default), uncommitted or all."""
+    kind = call.target.query.get("blocklisttype", "committed").lower()
+    if kind not in ("committed", "uncommitted", "all"):
+        raise Refusal("InvalidQueryParameterValue", "blocklisttype is committed, uncommitted or all.")
+    container_id, name = store.container_id(call), call.target.blob
+    assert name is not None
+    row = catalog.find_blob(store.reader, container_id, name)
+    staged = catalog.staged_blocks(store.reader, container_id, name)
+    if row is None and not staged:
+        raise Refusal("BlobNotFound")
+    committed = [block for block in unpack(row.layout) if block.id] if row is not None else []
+    text = "<BlockList>"
+    if kind != "uncommitted":
+        text += f"<CommittedBlocks>{_blocks_xml(committed)}</CommittedBlocks>"
+    if kind != "committed":
+        text += f"<UncommittedBlocks>{_blocks_xml(staged)}</UncommittedBlocks>"
+    pairs: Pairs = [("x-ms-blob-content-length", str(row.size if row is not None else 0))]
+    if row is not None:
+        pairs += [("etag", etag(row.version)), ("last-modified", http_date(row.modified))]
+    return answer_xml(call.request, 200, text + "</BlockList>", pairs)
+
+
+def _blocks_xml(blocks: list[Block]) -> str:
+    return "".join(
+        f"<Block><Name>{encode_base64(block.id)}</Name><Size>{block.length}</Size></Block>" for block in blocks
+    )

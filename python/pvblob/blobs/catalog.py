@@ -1,0 +1,237 @@
+"""The catalog: containers, blobs, uncommitted blocks and once-only records, in SQLite.
+
+Readers (the event loop) and the one writer (the committer thread) each hold a connection; WAL lets them run side by
+side. Blob names are stored as UTF-8 bytes, so listing order is byte order. Functions take a connection and return
+rows; they know nothing of requests. Times are whole seconds since 1970, as Last-Modified has no finer unit.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from pvblob.blobs.layout import Block
+
+SCHEMA_VERSION = 1
+
+_SCHEMA_1 = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO meta VALUES ('version', 0);
+CREATE TABLE containers (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, account TEXT NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL,
+    modified INTEGER NOT NULL, metadata TEXT NOT NULL, public_access TEXT NOT NULL, deleted INTEGER NOT NULL DEFAULT 0);
+CREATE UNIQUE INDEX containers_by_name ON containers (account, name) WHERE deleted = 0;
+CREATE TABLE blobs (
+    container_id INTEGER NOT NULL, name BLOB NOT NULL, version INTEGER NOT NULL, size INTEGER NOT NULL,
+    created INTEGER NOT NULL, modified INTEGER NOT NULL, settings TEXT NOT NULL, metadata TEXT NOT NULL,
+    tier TEXT NOT NULL, tier_changed INTEGER NOT NULL, copy TEXT NOT NULL, layout BLOB NOT NULL,
+    PRIMARY KEY (container_id, name)) WITHOUT ROWID;
+CREATE TABLE staged (
+    container_id INTEGER NOT NULL, name BLOB NOT NULL, id_length INTEGER NOT NULL, count INTEGER NOT NULL,
+    changed INTEGER NOT NULL, PRIMARY KEY (container_id, name)) WITHOUT ROWID;
+CREATE TABLE blocks (
+    container_id INTEGER NOT NULL, name BLOB NOT NULL, id BLOB NOT NULL, segment INTEGER NOT NULL,
+    offset INTEGER NOT NULL, length INTEGER NOT NULL, crc64 BLOB NOT NULL,
+    PRIMARY KEY (container_id, name, id)) WITHOUT ROWID;
+CREATE TABLE once (
+    guest TEXT NOT NULL, nonce BLOB NOT NULL, guid BLOB NOT NULL, digest BLOB NOT NULL, recorded INTEGER NOT NULL,
+    status INTEGER NOT NULL, fields TEXT NOT NULL, content BLOB NOT NULL,
+    PRIMARY KEY (guest, nonce, guid)) WITHOUT ROWID;
+CREATE INDEX once_by_age ON once (recorded);
+"""
+
+_MIGRATIONS: dict[int, str] = {0: _SCHEMA_1}
+
+
+class ContainerRow(NamedTuple):
+    """One container. metadata: JSON object."""
+
+    id: int
+    name: str
+    version: int
+    modified: int
+    metadata: str
+    public_access: str
+
+
+class BlobRow(NamedTuple):
+    """One committed blob. settings, metadata, copy: JSON objects; layout: see `layout.pack`."""
+
+    version: int
+    size: int
+    created: int
+    modified: int
+    settings: str
+    metadata: str
+    tier: str
+    tier_changed: int
+    copy: str
+    layout: bytes
+
+
+_CONTAINER_COLUMNS = "id, name, version, modified, metadata, public_access"
+_BLOB_COLUMNS = "version, size, created, modified, settings, metadata, tier, tier_changed, copy, layout"
+
+
+def connect(path: Path, *, durable: bool) -> sqlite3.Connection:
+    """Open the catalog in autocommit mode; the caller writes its own BEGIN and COMMIT. Any one thread may use it."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
+    connection.execute("PRAGMA mmap_size = 268435456")
+    connection.execute("PRAGMA cache_size = -65536")
+    return connection
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the schema to SCHEMA_VERSION, one transaction per step. ValueError: it is newer than this program."""
+    (found,) = connection.execute("PRAGMA user_version").fetchone()
+    if found > SCHEMA_VERSION:
+        raise ValueError(f"its schema is version {found}; this program knows up to {SCHEMA_VERSION}")
+    for step in range(found, SCHEMA_VERSION):
+        connection.executescript(f"BEGIN; {_MIGRATIONS[step]} PRAGMA user_version = {step + 1}; COMMIT;")
+
+
+def find_container(connection: sqlite3.Connection, account: str, name: str) -> ContainerRow | None:
+    """Return the container, or None."""
+    row = connection.execute(
+        f"SELECT {_CONTAINER_COLUMNS} FROM containers WHERE account = ? AND name = ? AND deleted = 0", (account, name)
+    ).fetchone()
+    return None if row is None else ContainerRow._make(row)
+
+
+def list_containers(
+    connection: sqlite3.Connection, account: str, prefix: str, start: str, limit: int
+) -> list[ContainerRow]:
+    """Return up to *limit* containers whose name has *prefix* and is at least *start*, by name."""
+    rows = connection.execute(
+        f"SELECT {_CONTAINER_COLUMNS} FROM containers WHERE account = ? AND deleted = 0 AND name >= ?"
+        " AND substr(name, 1, ?) = ? ORDER BY name LIMIT ?",
+        (account, max(prefix, start), len(prefix), prefix, limit),
+    )
+    return [ContainerRow._make(row) for row in rows.fetchall()]
+
+
+def find_version(connection: sqlite3.Connection, container_id: int, name: bytes) -> int | None:
+    """Return the version of a committed blob, or None: the cheapest look at a blob."""
+    row = connection.execute(
+        "SELECT version FROM blobs WHERE container_id = ? AND name = ?", (container_id, name)
+    ).fetchone()
+    return None if row is None else row[0]
+
+
+def find_blob(connection: sqlite3.Connection, container_id: int, name: bytes) -> BlobRow | None:
+    """Return the committed blob, or None."""
+    row = connection.execute(
+        f"SELECT {_BLOB_COLUMNS} FROM blobs WHERE container_id = ? AND name = ?", (container_id, name)
+    ).fetchone()
+    return None if row is None else BlobRow._make(row)
+
+
+def write_blob(connection: sqlite3.Connection, container_id: int, name: bytes, row: BlobRow) -> None:
+    """Insert or replace a committed blob."""
+    connection.execute(
+        f"INSERT OR REPLACE INTO blobs (container_id, name, {_BLOB_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+        (container_id, name, *row),
+    )
+
+
+def find_tier(connection: sqlite3.Connection, container_id: int, name: bytes) -> tuple[str, int]:
+    """Return (tier or "", when it was set): it changes without a new version, so no cached row has it."""
+    found: tuple[str, int] | None = connection.execute(
+        "SELECT tier, tier_changed FROM blobs WHERE container_id = ? AND name = ?", (container_id, name)
+    ).fetchone()
+    return found or ("", 0)
+
+
+def write_tier(connection: sqlite3.Connection, container_id: int, name: bytes, tier: str, now: int) -> None:
+    """Change a blob's tier, and nothing else of it."""
+    connection.execute(
+        "UPDATE blobs SET tier = ?, tier_changed = ? WHERE container_id = ? AND name = ?",
+        (tier, now, container_id, name),
+    )
+
+
+def delete_blob(connection: sqlite3.Connection, container_id: int, name: bytes) -> None:
+    """Delete a committed blob's row."""
+    connection.execute("DELETE FROM blobs WHERE container_id = ? AND name = ?", (container_id, name))
+
+
+def find_staged(connection: sqlite3.Connection, container_id: int, name: bytes) -> tuple[int, int] | None:
+    """Return (length of every block id, number of blocks) of a blob's uncommitted blocks, or None."""
+    found: tuple[int, int] | None = connection.execute(
+        "SELECT id_length, count FROM staged WHERE container_id = ? AND name = ?", (container_id, name)
+    ).fetchone()
+    return found
+
+
+def find_block(connection: sqlite3.Connection, container_id: int, name: bytes, block_id: bytes) -> Block | None:
+    """Return one uncommitted block, or None."""
+    row = connection.execute(
+        "SELECT segment, offset, length, crc64, id FROM blocks WHERE container_id = ? AND name = ? AND id = ?",
+        (container_id, name, block_id),
+    ).fetchone()
+    return None if row is None else _block(row)
+
+
+def staged_blocks(connection: sqlite3.Connection, container_id: int, name: bytes) -> list[Block]:
+    """Return every uncommitted block of a blob, by id."""
+    rows = connection.execute(
+        "SELECT segment, offset, length, crc64, id FROM blocks WHERE container_id = ? AND name = ? ORDER BY id",
+        (container_id, name),
+    )
+    return [_block(row) for row in rows.fetchall()]
+
+
+def write_block(connection: sqlite3.Connection, container_id: int, name: bytes, block: Block) -> None:
+    """Insert or replace one uncommitted block; the caller counts with `write_staged`."""
+    connection.execute(
+        "INSERT OR REPLACE INTO blocks VALUES (?,?,?,?,?,?,?)",
+        (container_id, name, block.id, block.segment, block.offset, block.length, block.crc64.to_bytes(8, "little")),
+    )
+
+
+def write_staged(
+    connection: sqlite3.Connection, container_id: int, name: bytes, id_length: int, count: int, now: int
+) -> None:
+    """Remember how many uncommitted blocks a blob has and when the last one came."""
+    connection.execute("INSERT OR REPLACE INTO staged VALUES (?,?,?,?,?)", (container_id, name, id_length, count, now))
+
+
+def delete_staged(connection: sqlite3.Connection, container_id: int, name: bytes) -> list[Block]:
+    """Delete a blob's uncommitted blocks and return them."""
+    if find_staged(connection, container_id, name) is None:
+        return []
+    blocks = staged_blocks(connection, container_id, name)
+    connection.execute("DELETE FROM blocks WHERE container_id = ? AND name = ?", (container_id, name))
+    connection.execute("DELETE FROM staged WHERE container_id = ? AND name = ?", (container_id, name))
+    return blocks
+
+
+def _block(row: tuple[int, int, int, bytes, bytes]) -> Block:
+    return Block(row[0], row[1], row[2], int.from_bytes(row[3], "little"), row[4])
+
+
+def every_layout(connection: sqlite3.Connection) -> Iterator[tuple[int, bytes, bytes]]:
+    """Yield (container id, name, packed layout) of every committed blob."""
+    yield from connection.execute("SELECT container_id, name, layout FROM blobs")
+
+
+def every_block(connection: sqlite3.Connection) -> Iterator[tuple[int, bytes, Block]]:
+    """Yield (container id, name, block) of every uncommitted block."""
+    query = "SELECT container_id, name, segment, offset, length, crc64, id FROM blocks"
+    for container_id, name, *rest in connection.execute(query):
+        yield container_id, name, _block((rest[0], rest[1], rest[2], rest[3], rest[4]))
+
+
+def dump_json(value: dict[str, str]) -> str:
+    """Encode a small string map for a column; "" when it is empty."""
+    return json.dumps(value, separators=(",", ":")) if value else ""
+
+
+def load_json(text: str) -> dict[str, str]:
+    """Invert `dump_json`."""
+    return json.loads(text) if text else {}

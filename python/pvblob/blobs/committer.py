@@ -1,0 +1,273 @@
+"""The one writer: a thread that applies queued mutations in batches, one transaction and one sync per batch.
+
+A handler submits a `Mutation` whose body bytes lie in its runs already, and awaits `Committer.submit`. The thread
+takes what is queued, applies each mutation in a savepoint (conditions are looked at there, so they are atomic), syncs
+the segments, commits, and hands the outcomes back to the event loop in one call.
+Invariants: an outcome is announced only after COMMIT; a mutation that did not take effect gives its runs back; a
+cancelled mutation is either withdrawn whole or takes effect whole. It knows no operation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+
+from pvblob.blobs import once
+from pvblob.blobs.answers import Refusal, refuse
+from pvblob.blobs.extents import Allocation, Extents, Run
+from pvblob.http import OnceKey, Request, Response
+
+log = logging.getLogger(__name__)
+
+BATCH_MAX = 512
+IDLE_AFTER_S = 5.0
+_TICKS_TO_1970 = 621_355_968_000_000_000  # 100 ns ticks from year 1, the unit Azure's ETags count in
+
+
+@dataclass(slots=True)
+class Transaction:
+    """What a mutation's closure works with: the connection inside its savepoint, and what it decides.
+
+    now: seconds since 1970, one value per batch.  freed: runs the catalog no longer refers to.
+    containers_changed: cached container ids are stale after this commit.
+    """
+
+    connection: sqlite3.Connection
+    now: int
+    next_version: Callable[[], int]
+    freed: list[Run] = field(default_factory=list)
+    containers_changed: bool = False
+
+
+@dataclass(slots=True)
+class Mutation:
+    """One change: *apply* runs on the committer's thread inside the batch's transaction.
+
+    written: runs that hold this mutation's bytes; the committer takes them over.  keep: which of them the catalog
+    refers to afterwards is all or none.
+    """
+
+    request: Request
+    apply: Callable[[Transaction], Response]
+    written: tuple[Allocation, ...] = ()
+    once: OnceKey | None = None
+    future: asyncio.Future[Response] | None = None
+    response: Response | None = None
+    took_effect: bool = False
+    settled: bool = False
+    outcome: Transaction | None = None
+    _claim: threading.Lock = field(default_factory=threading.Lock)
+
+    def claim(self) -> bool:
+        """Take the one right to decide this mutation's fate: the committer to apply it, the caller to withdraw it."""
+        return self._claim.acquire(blocking=False)
+
+
+class Committer:
+    """Owns the writing connection and its thread. `idle` is called, on that thread, when nothing is queued."""
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        extents: Extents,
+        *,
+        clock: Callable[[], float] = time.time,
+        idle: Callable[[sqlite3.Connection], bool] | None = None,
+        containers_changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._connection = connection
+        self._extents = extents
+        self._clock = clock
+        self._idle = idle
+        self.containers_changed = containers_changed
+        self._queue: SimpleQueue[Mutation | None] = SimpleQueue()
+        self._version: int
+        (self._version,) = connection.execute("SELECT value FROM meta WHERE key = 'version'").fetchone()
+        self._thread = threading.Thread(target=self._run, name="pvblob-committer", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Commit what is queued, then end the thread. Blocks."""
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
+
+    async def submit(self, mutation: Mutation) -> Response:
+        """Queue *mutation* and wait for its outcome.
+
+        Cancelled while it is queued: it is withdrawn, leaves no trace, and the cancellation goes on. Cancelled later:
+        it takes effect all the same, and its real outcome is returned.
+        """
+        loop = asyncio.get_running_loop()
+        mutation.future = loop.create_future()
+        self._queue.put(mutation)
+        while not mutation.settled:
+            try:
+                await mutation.future
+            except asyncio.CancelledError:
+                if mutation.claim():
+                    self._extents.give_back(mutation.written)
+                    raise
+                if not mutation.settled:
+                    mutation.future = loop.create_future()
+        assert mutation.response is not None
+        return mutation.response
+
+    def _run(self) -> None:
+        idle_wait: float | None = 0.0
+        while True:
+            try:
+                first = self._queue.get(timeout=idle_wait) if idle_wait is not None else self._queue.get()
+            except Empty:
+                idle_wait = self._idle_step()
+                continue
+            if first is None:
+                return
+            idle_wait = IDLE_AFTER_S
+            self._commit(self._gather(first))
+
+    def _gather(self, first: Mutation) -> list[Mutation]:
+        """Take what else is queued, up to BATCH_MAX; a stop request goes back to the queue."""
+        batch = [first]
+        while len(batch) < BATCH_MAX:
+            try:
+                following = self._queue.get_nowait()
+            except Empty:
+                break
+            if following is None:
+                self._queue.put(None)
+                break
+            batch.append(following)
+        return [mutation for mutation in batch if mutation.claim()]
+
+    def _commit(self, batch: list[Mutation]) -> None:
+        """Apply, sync, commit and announce one batch."""
+        if not batch:
+            return
+        connection = self._connection
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            now = int(self._clock())
+            before = self._version
+            for mutation in batch:
+                self._apply(mutation, now)
+            if self._version != before:
+                connection.execute("UPDATE meta SET value = ? WHERE key = 'version'", (self._version,))
+            self._extents.sync([run for mutation in batch if mutation.took_effect for run in mutation.written])
+            connection.execute("COMMIT")
+        except (sqlite3.Error, OSError) as error:
+            self._abandon(batch, error)
+        self._announce(batch)
+
+    def _apply(self, mutation: Mutation, now: int) -> None:
+        """Apply one mutation in its savepoint; a refusal or a bug undoes it and becomes its answer."""
+        connection = self._connection
+        if mutation.once is not None:
+            mutation.response = self._replay(mutation.request, mutation.once)
+            if mutation.response is not None:
+                return
+        transaction = Transaction(connection, now, self._next_version)
+        connection.execute("SAVEPOINT mutation")
+        try:
+            self._extents.check(mutation.written)
+            mutation.response = mutation.apply(transaction)
+            mutation.took_effect = True
+            mutation.outcome = transaction
+        except Refusal as refusal:
+            connection.execute("ROLLBACK TO mutation")
+            mutation.response = refuse(mutation.request, refusal)
+        except Exception:
+            if not connection.in_transaction:
+                raise  # SQLite gave the whole transaction up (disk full, I/O): the batch is lost, not one mutation
+            log.exception("a mutation failed: %s %s", mutation.request.method, mutation.request.target)
+            connection.execute("ROLLBACK TO mutation")
+            mutation.response = refuse(mutation.request, Refusal("InternalError"))
+        connection.execute("RELEASE mutation")
+        if mutation.once is not None and mutation.response.status < 500:
+            once.record(connection, mutation.once, mutation.response, now)
+
+    def _replay(self, request: Request, key: OnceKey) -> Response | None:
+        try:
+            return once.find(self._connection, key)
+        except Refusal as refusal:
+            return refuse(request, refusal)
+
+    def _abandon(self, batch: list[Mutation], error: Exception) -> None:
+        """The batch could not be committed: undo it, answer every mutation with the failure."""
+        log.error("a batch of %d mutations could not be committed: %s", len(batch), error)
+        try:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            log.exception("the failed batch could not be rolled back")
+        refusal = storage_failure(error)
+        for mutation in batch:
+            mutation.took_effect = False
+            mutation.outcome = None
+            mutation.response = refuse(mutation.request, refusal)
+
+    def _announce(self, batch: list[Mutation]) -> None:
+        """Hand the outcomes to the event loops that wait: one call per loop (one loop, in practice)."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[Mutation]] = {}
+        for mutation in batch:
+            assert mutation.future is not None
+            by_loop.setdefault(mutation.future.get_loop(), []).append(mutation)
+        for loop, mutations in by_loop.items():
+            try:
+                loop.call_soon_threadsafe(self._settle, mutations)
+            except RuntimeError:  # the loop is closed: nobody waits, but space and caches are still to be settled
+                self._settle(mutations)
+
+    def _settle(self, mutations: list[Mutation]) -> None:
+        """On the event loop: free what is no longer referred to, then wake the callers."""
+        for mutation in mutations:
+            if mutation.took_effect and mutation.outcome is not None:
+                self._extents.adopt(mutation.written)
+                self._extents.free(mutation.outcome.freed)
+                if mutation.outcome.containers_changed:
+                    self.containers_changed()
+            else:
+                self._extents.give_back(mutation.written)
+            mutation.settled = True
+            assert mutation.future is not None
+            assert mutation.response is not None
+            if not mutation.future.done():
+                mutation.future.set_result(mutation.response)
+
+    def _next_version(self) -> int:
+        """Return a version number greater than every earlier one: the time in ticks where the clock allows."""
+        self._version = max(self._version + 1, int(self._clock() * 10_000_000) + _TICKS_TO_1970)
+        return self._version
+
+    def _idle_step(self) -> float | None:
+        """Do one piece of background work; return how long to wait for a mutation before the next, None: for ever."""
+        if self._idle is None:
+            return None
+        try:
+            return 0.0 if self._idle(self._connection) else IDLE_AFTER_S
+        except (sqlite3.Error, OSError):
+            log.exception("background work on the store failed")
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            return IDLE_AFTER_S
+
+
+def storage_failure(error: Exception) -> Refusal:
+    """Say what a failing disk means to a client: 503 when it is full (room may be made), else 500."""
+    code = getattr(error, "sqlite_errorcode", None)
+    full = code == sqlite3.SQLITE_FULL or getattr(error, "errno", None) in _FULL
+    if full:
+        return Refusal("ServerBusy", "The host's disk is full.")
+    return Refusal("InternalError")
+
+
+_FULL = frozenset({28, 122})  # ENOSPC, EDQUOT

@@ -1,0 +1,63 @@
+"""What the committer does when nothing is queued: expire once-only records, reclaim deleted containers, punch holes.
+
+Each step is one short piece of work on the committer's thread, so that a mutation never waits long for it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable
+
+from pvblob.blobs import containers, once
+from pvblob.blobs.extents import Extents
+
+RECLAIM_BLOBS = 500
+PUNCH_BYTES_MIN = 8 << 20
+EXPIRE_EVERY_S = 60.0
+PUNCH_AFTER_S = 30.0
+
+
+class Housekeeping:
+    """The committer's idle work. clock: seconds since 1970, as the committer's."""
+
+    def __init__(self, extents: Extents, clock: Callable[[], float]) -> None:
+        self._extents = extents
+        self._clock = clock
+        # Records are aged by uptime too: a clock that jumps ahead must not expire what a guest may still ask for.
+        self._opened = time.monotonic()
+        self._expired = self._opened
+        self._punched = self._opened
+        self._free_bytes = -1
+
+    def step(self, connection: sqlite3.Connection) -> bool:
+        """Do one piece of work; True when there may be more at once."""
+        return self._reclaim(connection) or self._expire(connection) or self._punch()
+
+    def _reclaim(self, connection: sqlite3.Connection) -> bool:
+        if connection.execute("SELECT 1 FROM containers WHERE deleted = 1 LIMIT 1").fetchone() is None:
+            return False
+        connection.execute("BEGIN IMMEDIATE")
+        runs, worked = containers.reclaim(connection, RECLAIM_BLOBS)
+        connection.execute("COMMIT")
+        self._extents.free(runs)
+        return worked
+
+    def _expire(self, connection: sqlite3.Connection) -> bool:
+        now = time.monotonic()
+        if now - self._opened < once.RETENTION_S or now - self._expired < EXPIRE_EVERY_S:
+            return False
+        self._expired = now
+        connection.execute("DELETE FROM once WHERE recorded < ?", (int(self._clock()) - once.RETENTION_S,))
+        return False
+
+    def _punch(self) -> bool:
+        """Give large free runs back once the amount of free space has not changed for a while."""
+        now = time.monotonic()
+        _, free_bytes = self._extents.usage()
+        if free_bytes != self._free_bytes:
+            self._free_bytes, self._punched = free_bytes, now
+        elif free_bytes and now - self._punched >= PUNCH_AFTER_S:
+            self._punched = now
+            self._extents.punch_idle(PUNCH_BYTES_MIN)
+        return False

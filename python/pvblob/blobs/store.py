@@ -1,0 +1,128 @@
+"""A store that is open: its catalog, its segments, its committer, and what the event loop caches of them.
+
+Handlers get a `Store` and a `Call`. Reads use `blob_version` inline; writes put bytes with `store_body` and then
+`commit` a closure. It knows no operation of the REST API.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pvblob.blobs import catalog
+from pvblob.blobs.answers import Call, Refusal
+from pvblob.blobs.committer import Committer, Mutation, Transaction, storage_failure
+from pvblob.blobs.extents import Allocation, Extents
+from pvblob.blobs.layout import Block
+from pvblob.blobs.versions import BlobVersion, VersionCache
+from pvblob.http import Body, Response, Stored
+
+CONTAINER_CACHE_MAX = 4096
+
+
+@dataclass(slots=True)
+class Written:
+    """Body bytes in their run, not yet in the catalog. crc64 and md5 are those of the stored bytes."""
+
+    block: Block | None
+    crc64: int
+    md5: bytes | None
+    allocations: tuple[Allocation, ...]
+
+
+@dataclass(slots=True)
+class Store:
+    """The open store, used on one event loop. reader: the loop's own connection."""
+
+    reader: sqlite3.Connection
+    extents: Extents
+    committer: Committer
+    versions: VersionCache = field(default_factory=VersionCache)
+    container_ids: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    def container(self, call: Call) -> catalog.ContainerRow:
+        """Return the container a request names, from the catalog. Refuses when it does not exist."""
+        target = call.target
+        assert target.container is not None
+        row = catalog.find_container(self.reader, target.account, target.container)
+        if row is None:
+            raise Refusal("ContainerNotFound")
+        return row
+
+    def container_id(self, call: Call) -> int:
+        """Return the id of the container a request names. Refuses when it does not exist."""
+        target = call.target
+        assert target.container is not None
+        key = (target.account, target.container)
+        found = self.container_ids.get(key)
+        if found is None:
+            found = self.container(call).id
+            if len(self.container_ids) >= CONTAINER_CACHE_MAX:
+                self.container_ids.clear()
+            self.container_ids[key] = found
+        return found
+
+    def blob_version(self, call: Call) -> BlobVersion:
+        """Return the committed blob a request names. Refuses when blob or container do not exist."""
+        container_id = self.container_id(call)
+        name = call.target.blob
+        assert name is not None
+        version = catalog.find_version(self.reader, container_id, name)
+        if version is not None:
+            found = self.versions.get(version)
+            if found is not None:
+                return found
+            row = catalog.find_blob(self.reader, container_id, name)
+            if row is not None:
+                return self.versions.get(row.version) or self.versions.add(row)
+        raise Refusal("BlobNotFound")
+
+    async def store_body(self, body: Body, *, md5: bool) -> Written:
+        """Write a body to a run of its own; the caller owes `commit` or `discard`.
+
+        Cancellation and failure give the run back: `Body.store` has ended when it raises, so nobody writes there.
+        """
+        size = body.size_bytes
+        if size == 0:
+            return Written(None, 0, EMPTY_MD5 if md5 else None, ())
+        try:
+            allocation = self.extents.allocate(size)
+        except OSError as error:
+            raise storage_failure(error) from error
+        try:
+            stored: Stored = await body.store(allocation.fd, allocation.offset, md5=md5)
+        except ConnectionError:
+            self.extents.give_back((allocation,))
+            raise Refusal("IncompleteBody") from None
+        except OSError as error:
+            self.extents.give_back((allocation,))
+            raise storage_failure(error) from error
+        except BaseException:
+            self.extents.give_back((allocation,))
+            raise
+        block = Block(allocation.segment, allocation.offset, size, stored.crc64)
+        return Written(block, stored.crc64, stored.md5, (allocation,))
+
+    def discard(self, written: Written) -> None:
+        """Give back what `store_body` wrote."""
+        self.extents.give_back(written.allocations)
+
+    async def commit(
+        self, call: Call, apply: Callable[[Transaction], Response], written: tuple[Allocation, ...] = ()
+    ) -> Response:
+        """Queue *apply* for the committer, which takes over *written*, and wait for the answer."""
+        return await self.committer.submit(Mutation(call.request, apply, written, call.request.once))
+
+
+def container_in(transaction: Transaction, call: Call) -> catalog.ContainerRow:
+    """Return the container a request names, inside its transaction."""
+    target = call.target
+    assert target.container is not None
+    row = catalog.find_container(transaction.connection, target.account, target.container)
+    if row is None:
+        raise Refusal("ContainerNotFound")
+    return row
+
+
+EMPTY_MD5 = bytes.fromhex("d41d8cd98f00b204e9800998ecf8427e")
