@@ -10,8 +10,9 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+from pvblob.vmbus.messages import Message
 from pvblob.vmbus.roles import GUEST
-from pvblob.vmbus.transitions import CROSSED, DECIDES, MACHINES, TRANSITIONS, Either, Message, State
+from pvblob.vmbus.transitions import CROSSED, DECIDES, MACHINES, TRANSITIONS, Either, State
 
 BEGIN = "<!-- transition table: begin (made by python -m pvblob.vmbus.diagram) -->"
 END = "<!-- transition table: end -->"
@@ -29,7 +30,7 @@ Arrow = tuple[State, State, str]
 
 def _label(message: type[Message], outcome: str = "") -> str:
     direction = "guest" if message.SENDER is GUEST else "host"
-    return f"{direction}: {message.NAME}" + (f" ({outcome})" if outcome else "")
+    return f"{direction} {message.NAME}" + (f" ({outcome})" if outcome else "")
 
 
 def _arrows(machine: type[State]) -> list[Arrow]:
@@ -50,20 +51,21 @@ def _diagram(machine: type[State]) -> list[str]:
     lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {next(iter(machine)).name}"]
     for before, after, label in _arrows(machine):
         if before is not after and after.name not in _LISTED_ONLY:
-            # A colon would end Mermaid's label.
-            lines.append(f"    {before.name} --> {after.name}: {label.replace(': ', ' ')}")
+            lines.append(f"    {before.name} --> {after.name}: {label}")
     return [*lines, "```"]
 
 
 def _listing(machine: type[State]) -> list[str]:
-    moves: dict[State, list[str]] = defaultdict(list)
+    moves: dict[State, dict[str, list[str]]] = {state: defaultdict(list) for state in machine}
     for before, after, label in _arrows(machine):
-        moves[before].append(f"{label} → {'stays' if before is after else after.name}")
+        moves[before]["stays" if before is after else f"→ {after.name}"].append(label)
     for (state, message), entry in TRANSITIONS.items():
         if isinstance(state, machine) and entry is CROSSED:
-            moves[state].append(f"{_label(message)}: taken quietly")
+            moves[state]["taken quietly"].append(_label(message))
     lines = ["| state | meaning | legal messages |", "|---|---|---|"]
-    lines += [f"| {one.name} | {one.value} | {'; '.join(moves[one]) or 'none'} |" for one in machine]
+    for state, grouped in moves.items():
+        cells = [f"{what}: {', '.join(labels)}" for what, labels in grouped.items()]
+        lines.append(f"| {state.name} | {state.value} | {'<br>'.join(cells) or 'none'} |")
     return lines
 
 

@@ -208,7 +208,9 @@ _GPADL: Table = {
     (_G.CREATED, m.GpadlTeardown): _G.TEARING_DOWN,
     (_G.TEARING_DOWN, m.GpadlTorndown): _G.ABSENT,
     **_stay(_G.CREATED, m.OpenChannel),
-    **{(state, m.RescindChannelOffer): _G.REVOKED for state in _G if state is not _G.ABSENT},
+    **{
+        (state, m.RescindChannelOffer): _G.REVOKED for state in (_G.ASSEMBLING, _G.PENDING, _G.CREATED, _G.TEARING_DOWN)
+    },
     (_G.REVOKED, m.RelidReleased): _G.ABSENT,
 }
 
