@@ -301,6 +301,8 @@ class Session:
     def _note_crossed(self, message: Message) -> None:
         """Remember the id of a GPADL described to a rescinded channel: its bodies follow and name no channel."""
         if isinstance(message, m.GpadlHeader) and message.relid in self.channels:
+            if message.gpadl_id in self.gpadls:
+                raise Illegal(f"GPADL {message.gpadl_id:#x} exists")
             rules.check(self._records, message)
             self._records.keep(Gpadl(message.gpadl_id, message.relid, GpadlState.REVOKED))
 

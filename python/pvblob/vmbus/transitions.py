@@ -150,7 +150,7 @@ _C, _K, _I, _G, _R = ConnectionState, ChannelState, InterruptState, GpadlState, 
 _CONNECTION: Table = {
     # What belongs to an older contact, or crossed our UNLOAD or REFUSED; the entries below override.
     **_crossed(_C.RECONTACTING, *sent_by(HOST)),
-    **_crossed(_C.UNLOADING, *sent_by(HOST)),
+    **_crossed(_C.UNLOADING, *(one for one in sent_by(HOST) if one is not m.VersionResponse)),
     **_crossed(_C.REFUSED, *sent_by(GUEST)),
     (_C.DISCONNECTED, m.InitiateContact): _C.CONTACTING,
     (_C.CONTACTING, m.VersionResponse): Either(_C.AGREED, _C.DISCONNECTED),

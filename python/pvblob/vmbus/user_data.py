@@ -61,7 +61,7 @@ class DeviceLimits:
 
     @classmethod
     def decode(cls, data: bytes) -> DeviceLimits:
-        """Read the limits of an offer. A newer layout is read as ours: layouts only grow (docs/wire-protocol.md, W-9).
+        """Read the limits of an offer. A newer layout is read as ours: layouts only grow (docs/wire-protocol.md, W-16).
 
         Raises RemoteProtocolError when the bytes cannot be limits.
         """
