@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
+from functools import lru_cache
 from xml.sax.saxutils import escape
 
 from pvblob.blobs.target import InvalidTarget, Target
@@ -36,6 +37,7 @@ ERRORS: dict[str, tuple[int, str]] = {
     "Crc64Mismatch": (400, "The CRC64 value specified in the request is not that of the content received."),
     "EmptyMetadataKey": (400, "The key for one of the metadata key-value pairs is empty."),
     "InternalError": (500, "The server encountered an internal error. Please retry the request."),
+    "ExceedsMaxBatchRequestCount": (400, "The batch request contains more than 256 sub-requests."),
     "IncompleteBody": (400, "You did not provide the number of bytes specified by the Content-Length HTTP header."),
     "InvalidBlobOrBlock": (400, "The specified blob or block content is invalid."),
     "InvalidBlobType": (409, "The blob type is invalid for this operation."),
@@ -108,6 +110,7 @@ def request_id() -> str:
     return f"{_ID_HEAD}{next(_ids):012x}"
 
 
+@lru_cache(maxsize=4096)
 def http_date(seconds: float) -> str:
     """Format seconds since 1970 as an RFC 1123 date."""
     return formatdate(seconds, usegmt=True)

@@ -66,43 +66,39 @@ async def set_properties(store: Store, call: Call) -> Response:
 
 async def set_tier(store: Store, call: Call) -> Response:
     """Set Blob Tier: remembered and answered; ETag and Last-Modified stay. Bytes do not move."""
+    return await store.commit(call, lambda transaction: set_tier_in(transaction, call))
+
+
+def set_tier_in(transaction: Transaction, call: Call) -> Response:
+    """Set a blob's tier inside a transaction: shared with Blob Batch."""
     refuse_unsupported(call.fields)
     tier = tier_of(call.fields)
     if not tier:
         raise Refusal("MissingRequiredHeader", "x-ms-access-tier is missing.")
-
-    def apply(transaction: Transaction) -> Response:
-        container_id = container_in(transaction, call).id
-        existing_blob(transaction, call, container_id)
-        assert call.target.blob is not None
-        catalog.write_tier(transaction.connection, container_id, call.target.blob, tier, transaction.now)
-        return answer(call.request, 200)
-
-    return await store.commit(call, apply)
+    container_id = container_in(transaction, call).id
+    existing_blob(transaction, call, container_id)
+    assert call.target.blob is not None
+    catalog.write_tier(transaction.connection, container_id, call.target.blob, tier, transaction.now)
+    return answer(call.request, 200)
 
 
-def delete_in(transaction: Transaction, call: Call) -> None:
-    """Delete the blob a call names, inside its transaction: shared by Delete Blob and Blob Batch."""
+async def delete_blob(store: Store, call: Call) -> Response:
+    """Delete Blob: 202; its uncommitted blocks go with it."""
+    return await store.commit(call, lambda transaction: delete_in(transaction, call))
+
+
+def delete_in(transaction: Transaction, call: Call) -> Response:
+    """Delete a blob inside a transaction: shared with Blob Batch."""
+    refuse_unsupported(call.fields)
     snapshots = (call.fields.get("x-ms-delete-snapshots") or "include").lower()
     if snapshots not in ("include", "only"):
         raise Refusal("InvalidHeaderValue", "x-ms-delete-snapshots is include or only.")
     container_id = container_in(transaction, call).id
     row = existing_blob(transaction, call, container_id)
-    if snapshots == "only":
-        return  # there are no snapshots, and the blob itself must stay
-    assert call.target.blob is not None
-    catalog.delete_blob(transaction.connection, container_id, call.target.blob)
-    gone = block_runs(unpack(row.layout))
-    gone |= block_runs(catalog.delete_staged(transaction.connection, container_id, call.target.blob))
-    transaction.freed.extend(gone)
-
-
-async def delete_blob(store: Store, call: Call) -> Response:
-    """Delete Blob: 202; its uncommitted blocks go with it."""
-    refuse_unsupported(call.fields)
-
-    def apply(transaction: Transaction) -> Response:
-        delete_in(transaction, call)
-        return answer(call.request, 202, [("x-ms-delete-type-permanent", "true")])
-
-    return await store.commit(call, apply)
+    if snapshots == "include":  # "only" deletes the snapshots, of which there are none, and the blob stays
+        assert call.target.blob is not None
+        catalog.delete_blob(transaction.connection, container_id, call.target.blob)
+        gone = block_runs(unpack(row.layout))
+        gone |= block_runs(catalog.delete_staged(transaction.connection, container_id, call.target.blob))
+        transaction.freed.extend(gone)
+    return answer(call.request, 202, [("x-ms-delete-type-permanent", "true")])

@@ -76,16 +76,16 @@ async def put_blob(store: Store, call: Call) -> Response:
         old = check_create(transaction, call, container_id)
         now = transaction.now
         row = BlobRow(
-            transaction.next_version(),
-            size,
-            now if old is None else old.created,
-            now,
-            dump_json(settings),
-            metadata,
-            tier,
-            now if tier else 0,
-            "",
-            layout,
+            version=transaction.next_version(),
+            size=size,
+            created=now if old is None else old.created,
+            modified=now,
+            settings=dump_json(settings),
+            metadata=metadata,
+            tier=tier,
+            tier_changed=now if tier else 0,
+            copy="",
+            layout=layout,
         )
         replace_blob(transaction, call, container_id, old, row)
         return answer(call.request, 201, written_pairs(row) + checksums)
@@ -215,16 +215,16 @@ async def put_block_list(store: Store, call: Call) -> Response:
         blocks = _resolve(transaction, container_id, call, entries, old)
         now = transaction.now
         row = BlobRow(
-            transaction.next_version(),
-            sum(block.length for block in blocks),
-            now if old is None else old.created,
-            now,
-            dump_json(settings),
-            metadata,
-            tier,
-            now if tier else 0,
-            "",
-            pack(blocks),
+            version=transaction.next_version(),
+            size=sum(block.length for block in blocks),
+            created=now if old is None else old.created,
+            modified=now,
+            settings=dump_json(settings),
+            metadata=metadata,
+            tier=tier,
+            tier_changed=now if tier else 0,
+            copy="",
+            layout=pack(blocks),
         )
         replace_blob(transaction, call, container_id, old, row, frozenset(blocks))
         return answer(call.request, 201, [*written_pairs(row), checksum])

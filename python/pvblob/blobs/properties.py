@@ -20,6 +20,7 @@ DEFAULT_CONTENT_TYPE = "application/octet-stream"
 
 _SETTINGS = ("cache-control", "content-type", "content-encoding", "content-language", "content-disposition")
 _IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]*\Z")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _META = "x-ms-meta-"
 
 
@@ -35,6 +36,8 @@ def metadata_of(fields: Fields) -> dict[str, str]:
             raise Refusal("EmptyMetadataKey")
         if _IDENTIFIER.match(key) is None:
             raise Refusal("InvalidMetadata", f"{key[:64]!r} is not a C# identifier.")
+        if _CONTROL.search(metadata[key]):
+            raise Refusal("InvalidMetadata", f"The value of {key[:64]!r} has control characters.")
     if sum(len(key) + len(value) for key, value in metadata.items()) > METADATA_BYTES_MAX:
         raise Refusal("MetadataTooLarge")
     return metadata
@@ -56,6 +59,8 @@ def settings_of(fields: Fields, *, standard: bool) -> dict[str, str]:
         if value is None and standard:
             value = fields.get(name)
         if value:
+            if _CONTROL.search(value):
+                raise Refusal("InvalidHeaderValue", f"{name} has control characters.")
             settings[name] = value
     md5 = fields.get("x-ms-blob-content-md5")
     if md5:

@@ -19,11 +19,14 @@ from types import TracebackType
 from typing import Literal, NamedTuple, Self
 
 from pvblob.blobs import (
+    batch,
     blob_changes,
     blob_reads,
     block_blobs,
     catalog,
     containers,
+    copies,
+    listing,
     once,
     recovery,
 )
@@ -54,6 +57,9 @@ OPERATIONS: dict[Key, Operation] = {
     ("GET", "account", "service", "properties"): Operation(containers.get_service_properties),
     ("GET", "account", "account", "properties"): Operation(containers.get_account_information),
     ("HEAD", "account", "account", "properties"): Operation(containers.get_account_information),
+    ("POST", "account", None, "batch"): Operation(batch.blob_batch, changes=True),
+    ("POST", "container", "container", "batch"): Operation(batch.blob_batch, changes=True),
+    ("GET", "container", "container", "list"): Operation(listing.list_blobs),
     ("PUT", "container", "container", None): Operation(containers.create_container, changes=True),
     ("DELETE", "container", "container", None): Operation(containers.delete_container, changes=True),
     ("GET", "container", "container", None): Operation(containers.get_properties),
@@ -66,7 +72,7 @@ OPERATIONS: dict[Key, Operation] = {
     ("GET", "blob", None, "metadata"): Operation(blob_reads.get_metadata),
     ("HEAD", "blob", None, "metadata"): Operation(blob_reads.get_metadata),
     ("GET", "blob", None, "blocklist"): Operation(block_blobs.get_block_list),
-    ("PUT", "blob", None, None): Operation(block_blobs.put_blob, changes=True),
+    ("PUT", "blob", None, None): Operation(copies.put_or_copy, changes=True),
     ("PUT", "blob", None, "block"): Operation(block_blobs.put_block, changes=True),
     ("PUT", "blob", None, "blocklist"): Operation(block_blobs.put_block_list, changes=True),
     ("PUT", "blob", None, "metadata"): Operation(blob_changes.set_metadata, changes=True),

@@ -1,0 +1,235 @@
+"""List Blobs: flat or by delimiter, in byte order of the names, a page at a time.
+
+A page is gathered in chunks with a pause between them, so that a long listing does not hold up the event loop; each
+chunk is one catalog query that begins where the last one ended. A blob that exists throughout is listed exactly once.
+Source: Azure REST, "List Blobs".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from urllib.parse import quote
+from xml.sax.saxutils import escape
+
+from pvblob.blobs.answers import Call, Refusal, answer_xml, http_date
+from pvblob.blobs.catalog import load_json
+from pvblob.blobs.containers import endpoint, metadata_xml
+from pvblob.blobs.listing_query import decode_marker, encode_marker, page_size
+from pvblob.blobs.properties import DEFAULT_CONTENT_TYPE
+from pvblob.blobs.store import Store
+from pvblob.http import Response
+
+CHUNK = 256
+_AFTER_EVERY_NAME = b"\xff"  # no UTF-8 text holds this byte
+_INCLUDES = frozenset(
+    {
+        "copy",
+        "deleted",
+        "deletedwithversions",
+        "immutabilitypolicy",
+        "legalhold",
+        "metadata",
+        "snapshots",
+        "tags",
+        "uncommittedblobs",
+        "versions",
+    }
+)
+_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+
+
+class ListedRow(NamedTuple):
+    """What a listing shows of a blob; version 0: it has uncommitted blocks only."""
+
+    name: bytes
+    version: int
+    size: int
+    created: int
+    modified: int
+    settings: str
+    metadata: str
+    tier: str
+    tier_changed: int
+    copy: str
+
+
+_COMMITTED = (
+    "SELECT name, version, size, created, modified, settings, metadata, tier, tier_changed, copy FROM blobs"
+    " WHERE container_id = :id AND name >= :start AND name < :stop"
+)
+_UNCOMMITTED = (
+    "SELECT name, 0, 0, changed, changed, '', '', '', 0, '' FROM staged"
+    " WHERE container_id = :id AND name >= :start AND name < :stop AND NOT EXISTS"
+    " (SELECT 1 FROM blobs WHERE blobs.container_id = staged.container_id AND blobs.name = staged.name)"
+)
+
+
+@dataclass(slots=True)
+class Page:
+    """One page being gathered. cursor: the name at which the next chunk begins; entries: finished XML."""
+
+    container_id: int
+    prefix: bytes
+    delimiter: bytes
+    cursor: bytes
+    stop: bytes
+    limit: int
+    includes: frozenset[str]
+    entries: list[str] = field(default_factory=list)
+    complete: bool = False
+
+    def gather(self, connection: sqlite3.Connection) -> None:
+        """Add up to CHUNK entries from one query; a common prefix ends the chunk, as the names under it are skipped."""
+        query = _COMMITTED if "uncommittedblobs" not in self.includes else f"{_COMMITTED} UNION ALL {_UNCOMMITTED}"
+        wanted = min(CHUNK, self.limit - len(self.entries))
+        parameters = {"id": self.container_id, "start": self.cursor, "stop": self.stop, "limit": wanted}
+        found = connection.execute(f"{query} ORDER BY name LIMIT :limit", parameters)
+        count = 0
+        for row in map(ListedRow._make, found):
+            count += 1
+            common = self._common_prefix(row.name)
+            if common is not None:
+                found.close()
+                self.entries.append(f"<BlobPrefix>{name_xml(common)}</BlobPrefix>")
+                self.cursor = successor(common)
+                return
+            self.entries.append(blob_xml(row, self.includes))
+            self.cursor = row.name + b"\0"
+        self.complete = count < wanted
+
+    def next_name(self, connection: sqlite3.Connection) -> bytes | None:
+        """Return the name the next page begins at, or None when this page reaches the end."""
+        if self.complete:
+            return None
+        query = _COMMITTED if "uncommittedblobs" not in self.includes else f"{_COMMITTED} UNION ALL {_UNCOMMITTED}"
+        parameters = {"id": self.container_id, "start": self.cursor, "stop": self.stop}
+        row = connection.execute(f"{query} ORDER BY name LIMIT 1", parameters).fetchone()
+        return None if row is None else row[0]
+
+    def _common_prefix(self, name: bytes) -> bytes | None:
+        if not self.delimiter:
+            return None
+        found = name.find(self.delimiter, len(self.prefix))
+        return None if found < 0 else name[: found + len(self.delimiter)]
+
+
+async def list_blobs(store: Store, call: Call) -> Response:
+    """List Blobs: prefix, delimiter, marker, startFrom, endBefore, maxresults, include."""
+    query = call.target.query
+    page = _page(store, call)
+    while len(page.entries) < page.limit and not page.complete:
+        page.gather(store.reader)
+        if len(page.entries) >= CHUNK:
+            await asyncio.sleep(0)
+    following = page.next_name(store.reader)
+    parts = [
+        f'<EnumerationResults ServiceEndpoint="{endpoint(call)}" ContainerName="{escape(call.target.container or "")}">'
+    ]
+    for name, key in (
+        ("Prefix", "prefix"),
+        ("Marker", "marker"),
+        ("StartFrom", "startfrom"),
+        ("Delimiter", "delimiter"),
+    ):
+        if query.get(key):
+            parts.append(f"<{name}>{text_xml(query[key])}</{name}>")
+    parts.append(f"<MaxResults>{page.limit}</MaxResults><Blobs>")
+    parts += page.entries
+    marker = "" if following is None else encode_marker(following)
+    parts.append(f"</Blobs><NextMarker>{marker}</NextMarker></EnumerationResults>")
+    return answer_xml(call.request, 200, "".join(parts))
+
+
+def _page(store: Store, call: Call) -> Page:
+    query = call.target.query
+    includes = frozenset(filter(None, query.get("include", "").lower().replace(" ", "").split(",")))
+    if includes - _INCLUDES:
+        # `permissions` is asked by clients that look for a hierarchical namespace; this account has none.
+        raise Refusal("InvalidQueryParameterValue", f"include={','.join(sorted(includes - _INCLUDES))[:64]}.")
+    prefix = query.get("prefix", "").encode("utf-8", "surrogateescape")
+    marker = decode_marker(query["marker"]) if query.get("marker") else b""
+    start_from = query.get("startfrom", "").encode("utf-8", "surrogateescape")
+    stop = successor(prefix)
+    if query.get("endbefore"):
+        stop = min(stop, query["endbefore"].encode("utf-8", "surrogateescape"))
+    return Page(
+        container_id=store.container_id(call),
+        prefix=prefix,
+        delimiter=query.get("delimiter", "").encode("utf-8", "surrogateescape"),
+        cursor=max(prefix, start_from, marker),
+        stop=stop,
+        limit=page_size(query),
+        includes=includes,
+    )
+
+
+def successor(prefix: bytes) -> bytes:
+    """Return the least byte string greater than every name that begins with *prefix*."""
+    kept = prefix.rstrip(b"\xff")
+    return kept[:-1] + bytes((kept[-1] + 1,)) if kept else _AFTER_EVERY_NAME
+
+
+def text_xml(text: str) -> str:
+    """Escape text for an element; what XML cannot hold is dropped (only echoes of the query can have it)."""
+    return escape(_NOT_XML.sub("", text.encode("utf-8", "replace").decode()), {"\r": "&#13;"})
+
+
+def name_xml(name: bytes) -> str:
+    """Format a name; one with characters that XML cannot hold is percent-encoded and marked so."""
+    text = name.decode("utf-8")
+    if _NOT_XML.search(text):
+        return f'<Name Encoded="true">{quote(text)}</Name>'
+    return f"<Name>{escape(text, {chr(13): '&#13;'})}</Name>"
+
+
+def blob_xml(row: ListedRow, includes: frozenset[str]) -> str:
+    """Format one blob."""
+    settings = load_json(row.settings)
+    tier = f"<AccessTier>{row.tier or 'Hot'}</AccessTier>"
+    if not row.tier:
+        tier += "<AccessTierInferred>true</AccessTierInferred>"
+    else:
+        tier += f"<AccessTierChangeTime>{http_date(row.tier_changed)}</AccessTierChangeTime>"
+    text = (
+        f"<Blob>{name_xml(row.name)}<Properties><Creation-Time>{http_date(row.created)}</Creation-Time>"
+        f"<Last-Modified>{http_date(row.modified)}</Last-Modified><Etag>0x{row.version:X}</Etag>"
+        f"<Content-Length>{row.size}</Content-Length>{''.join(_settings_xml(settings))}"
+        f"<BlobType>BlockBlob</BlobType>{tier}<LeaseStatus>unlocked</LeaseStatus><LeaseState>available</LeaseState>"
+        "<ServerEncrypted>true</ServerEncrypted>"
+    )
+    if row.copy and "copy" in includes:
+        text += _copy_xml(load_json(row.copy))
+    text += "</Properties>"
+    if "metadata" in includes:
+        text += metadata_xml(load_json(row.metadata))
+    return text + "<OrMetadata /></Blob>"
+
+
+def _settings_xml(settings: dict[str, str]) -> Iterator[str]:
+    yield f"<Content-Type>{escape(settings.get('content-type', DEFAULT_CONTENT_TYPE))}</Content-Type>"
+    for name in (
+        "Content-Encoding",
+        "Content-Language",
+        "Content-CRC64",
+        "Content-MD5",
+        "Cache-Control",
+        "Content-Disposition",
+    ):
+        value = settings.get(name.lower())
+        yield f"<{name}>{escape(value)}</{name}>" if value else f"<{name} />"
+
+
+def _copy_xml(copy: dict[str, str]) -> str:
+    names = {
+        "x-ms-copy-id": "CopyId",
+        "x-ms-copy-status": "CopyStatus",
+        "x-ms-copy-source": "CopySource",
+        "x-ms-copy-progress": "CopyProgress",
+        "x-ms-copy-completion-time": "CopyCompletionTime",
+    }
+    return "".join(f"<{names[key]}>{escape(value)}</{names[key]}>" for key, value in copy.items() if key in names)

@@ -1,0 +1,116 @@
+"""Drives the embedded service as a backend: real files under tmp_path, real requests, no mocks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from pvblob.blobs.service import EmbeddedService
+from pvblob.http import Body, BytesBody, Fields, FileContent, OnceKey, Request, Response
+
+HOST = "acct.blob.core.windows.net"
+
+
+def read_content(response: Response) -> bytes:
+    """Read a response's content as the front and the data plane do, and release it."""
+    content = response.content
+    if not isinstance(content, FileContent):
+        return content
+    pieces = [os.pread(extent.fd, extent.length, extent.offset) for extent in content.extents]
+    content.release()
+    return b"".join(pieces)
+
+
+@dataclass
+class Answer:
+    status: int
+    fields: Fields
+    body: bytes
+
+    @property
+    def code(self) -> str | None:
+        return self.fields.get("x-ms-error-code")
+
+    @property
+    def etag(self) -> str:
+        found = self.fields.get("etag")
+        assert found is not None
+        return found
+
+    @property
+    def xml(self) -> ElementTree.Element:
+        return ElementTree.fromstring(self.body)
+
+
+class Caller:
+    """Calls `execute` and reads the answer."""
+
+    def __init__(self, service: EmbeddedService) -> None:
+        self.service = service
+
+    async def raw(
+        self,
+        method: str,
+        target: str,
+        fields: dict[str, str] | None = None,
+        body: bytes | Body = b"",
+        *,
+        authority: str = HOST,
+        once: OnceKey | None = None,
+    ) -> Response:
+        request = Request(method, "https", authority, target, Fields((fields or {}).items()), once)
+        return await self.service.execute(request, BytesBody(body) if isinstance(body, bytes) else body)
+
+    async def __call__(
+        self,
+        method: str,
+        target: str,
+        fields: dict[str, str] | None = None,
+        body: bytes | Body = b"",
+        *,
+        authority: str = HOST,
+        once: OnceKey | None = None,
+    ) -> Answer:
+        response = await self.raw(method, target, fields, body, authority=authority, once=once)
+        content = read_content(response)
+        if method != "HEAD":
+            assert response.fields.get("content-length") == str(len(content))
+        for name in ("date", "x-ms-request-id", "x-ms-version"):
+            assert name in response.fields
+        return Answer(response.status, response.fields, content)
+
+    async def make(self, container: str = "con") -> None:
+        assert (await self("PUT", f"/{container}?restype=container")).status == 201
+
+    async def put(self, target: str, body: bytes | Body = b"", **fields: str) -> Answer:
+        head = {name.replace("_", "-"): value for name, value in fields.items()}
+        return await self("PUT", target, {"x-ms-blob-type": "BlockBlob", **head}, body)
+
+
+@pytest.fixture
+def open_service(tmp_path: Path) -> AsyncIterator[Callable[..., EmbeddedService]]:
+    """Open services on tmp_path/store that are closed at the end."""
+    opened: list[EmbeddedService] = []
+
+    def make(**options: object) -> EmbeddedService:
+        service = EmbeddedService(tmp_path / "store", **{"durability": "none", **options})  # type: ignore[arg-type]
+        service.open()
+        opened.append(service)
+        return service
+
+    yield make  # type: ignore[misc]
+    for service in opened:
+        service.close()
+
+
+@pytest.fixture
+async def call(open_service: Callable[..., EmbeddedService]) -> Caller:
+    """A caller of a fresh store that has the container `con`."""
+    caller = Caller(open_service())
+    await caller.make()
+    return caller
