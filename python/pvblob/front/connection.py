@@ -18,6 +18,7 @@ from aiohttp.abc import AbstractStreamWriter
 from pvblob.blobs.auth import Rejection
 from pvblob.front.content import Outlet, discard, send
 from pvblob.front.limits import FrontCounters, FrontLimits
+from pvblob.front.mapped import MappedFiles
 from pvblob.front.message import response_head
 from pvblob.http import Fields, FileContent, Request
 
@@ -100,6 +101,9 @@ class Connection(web.RequestHandler):
         """Take the connection, or say that there are too many."""
         if len(self._server.connections) < self._server.limits.connections_max:
             super().connection_made(transport)
+            assert isinstance(transport, asyncio.Transport)
+            # `Outlet` asks for it: drained means with the kernel, so that content can be released.
+            transport.set_write_buffer_limits(high=0)
             return
         self._server.counters.turned_away += 1
         head, content = _message(_BUSY, _UNREADABLE_REQUEST, keep_alive=False)
@@ -139,7 +143,10 @@ class Connection(web.RequestHandler):
         transport = self.transport
         outlet = None
         if transport is not None and not transport.is_closing():
-            outlet = Outlet(transport, http_request.writer, self.executor, self._server.limits.stall_timeout_s)
+            server = self._server
+            outlet = Outlet(
+                transport, http_request.writer, server.files, server.executor, server.limits.stall_timeout_s
+            )
         return Answer(outlet, head, content, keep_alive=keep_alive, counters=self._server.counters)
 
 
@@ -157,6 +164,7 @@ class ConnectionServer(web.Server):
         self.limits = limits
         self.counters = counters
         self.executor = executor
+        self.files = MappedFiles(limits.mapped_files_max)
 
     def __call__(self) -> Connection:
         """Return the protocol of a new connection."""

@@ -1,8 +1,12 @@
-"""An answer's content on its way out: file bytes go from the page cache to the socket by sendfile(2).
+"""An answer's content on its way out: file bytes are written to the socket from where the page cache holds them.
 
-The flow: `Response` → one head → small content joined to it, large content by `loop.sendfile`, so a body of any size is
-never copied in user space. Invariant: whatever happens, `FileContent.release` has been called exactly once when
-`send` returns or raises. It must not know what is sent, or to whom.
+The flow: `Response` → one head → small content joined to it, large content as slices of mapped files, each written and
+drained before the next, so that a body of any size is never copied whole. Invariant: whatever happens,
+`FileContent.release` has been called exactly once when `send` returns or raises, and no byte of the content is needed
+after that. It must not know what is sent, or to whom.
+
+Measured (4 MiB ranges, obstore, 2 cores): mapped slices 1.8 GiB/s for one client and 2.2 for four, sendfile(2) 1.6 and
+1.75. sendfile hands the receiver single 4 KiB pages, a write fills 32 KiB fragments.
 """
 
 from __future__ import annotations
@@ -12,28 +16,30 @@ import errno
 import os
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import IO, cast
 
 from aiohttp.abc import AbstractStreamWriter
 
+from pvblob.front.mapped import MappedFiles
 from pvblob.http import Extent, FileContent
 
-# Up to here one read and one write beat the several system calls of a sendfile.
+# Up to here one read and one write beat looking for a mapping and draining twice.
 JOINED_BYTES_MAX = 64 * 1024
-# The bytes one stall timeout covers, and the unit in which cold data is brought into the page cache.
-SLICE_BYTES = 4 * 1024 * 1024
+# What one write takes: the most a connection buffers, and the unit of residency checks and stall timeouts.
+SLICE_BYTES = 2 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Outlet:
     """A connection to write to.
 
-    transport: of the connection.  writer: its flow control.  executor: where reads that would block go.
+    transport: of the connection; its flow control must let `drain` return only when everything is with the kernel.
+    writer: gives `drain`.  files: where mappings are kept.  executor: where reads that would block go.
     stall_timeout_s: a client that takes nothing for so long is given up.
     """
 
     transport: asyncio.Transport
     writer: AbstractStreamWriter
+    files: MappedFiles
     executor: Executor
     stall_timeout_s: float
 
@@ -63,50 +69,38 @@ def discard(content: bytes | FileContent) -> None:
 
 async def _send_bytes(outlet: Outlet, head: bytes, content: bytes) -> None:
     if len(content) <= JOINED_BYTES_MAX:
-        outlet.transport.write(head + content)
-    else:
-        outlet.transport.write(head)
-        outlet.transport.write(content)
-    try:
-        async with asyncio.timeout(outlet.stall_timeout_s):
-            await outlet.writer.drain()
-    except TimeoutError as error:
-        raise _stalled(outlet) from error
+        await _write(outlet, head + content)
+        return
+    outlet.transport.write(head)
+    for offset in range(0, len(content), SLICE_BYTES):
+        await _write(outlet, memoryview(content)[offset : offset + SLICE_BYTES])
 
 
 async def _send_files(outlet: Outlet, head: bytes, content: FileContent) -> None:
     outlet.transport.write(head)
     for extent in content.extents:
-        for offset in range(extent.offset, extent.offset + extent.length, SLICE_BYTES):
-            length = min(SLICE_BYTES, extent.offset + extent.length - offset)
-            await _send_slice(outlet, Extent(extent.fd, offset, length))
+        end = extent.offset + extent.length
+        for offset in range(extent.offset, end, SLICE_BYTES):
+            await _send_slice(outlet, Extent(extent.fd, offset, min(SLICE_BYTES, end - offset)))
 
 
 async def _send_slice(outlet: Outlet, extent: Extent) -> None:
-    loop = asyncio.get_running_loop()
     if not _resident(extent):
-        # sendfile would wait for the disk on the loop's own thread, and with it everybody else.
-        await loop.run_in_executor(outlet.executor, _warm, extent)
-    if outlet.transport.is_closing():
-        raise ConnectionResetError("the client went away")
+        # A page fault would wait for the disk on the loop's own thread, and with it everybody else.
+        await asyncio.get_running_loop().run_in_executor(outlet.executor, _read_blocking, extent)
+    await _write(outlet, outlet.files.view(extent))
+
+
+async def _write(outlet: Outlet, data: bytes | memoryview) -> None:
+    """Write *data* and wait until the kernel has it all: a transport may keep a reference instead of a copy."""
+    outlet.transport.write(data)
     try:
         async with asyncio.timeout(outlet.stall_timeout_s):
-            file = cast("IO[bytes]", _OpenFile(extent.fd))
-            sent = await loop.sendfile(outlet.transport, file, extent.offset, extent.length, fallback=False)
+            await outlet.writer.drain()
     except TimeoutError as error:
-        raise _stalled(outlet) from error
-    if sent != extent.length:
-        raise _truncated(extent)
-
-
-class _OpenFile:
-    """What `loop.sendfile` asks of a file; the store keeps the descriptor open until release."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def fileno(self) -> int:
-        return self._fd
+        raise ConnectionAbortedError(f"the client took nothing for {outlet.stall_timeout_s} s") from error
+    if outlet.transport.is_closing():
+        raise ConnectionResetError("the client went away")
 
 
 async def _read(executor: Executor, content: FileContent) -> bytes:
@@ -116,22 +110,35 @@ async def _read(executor: Executor, content: FileContent) -> bytes:
         if piece is None:
             piece = await asyncio.get_running_loop().run_in_executor(executor, _read_blocking, extent)
         pieces.append(piece)
-    return b"".join(pieces)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _read_resident(extent: Extent) -> bytes | None:
     """Return the extent's bytes if that needs no disk, else None."""
     buffer = bytearray(extent.length)
-    try:
-        count = os.preadv(extent.fd, [buffer], extent.offset, os.RWF_NOWAIT)
-    except BlockingIOError:
-        return None
-    except OSError as error:
-        if error.errno != errno.EOPNOTSUPP:
-            raise
-        # tmpfs and memfd: always resident.
+    count = _read_without_waiting(extent.fd, buffer, extent.offset)
+    if count is None:
         return _read_blocking(extent)
     return bytes(buffer) if count == extent.length else None
+
+
+def _resident(extent: Extent) -> bool:
+    """Guess from its ends whether the extent is in the page cache: what is read together stays together."""
+    probe = bytearray(1)
+    ends = (extent.offset, extent.offset + extent.length - 1)
+    return all(_read_without_waiting(extent.fd, probe, offset) != 0 for offset in ends)
+
+
+def _read_without_waiting(fd: int, buffer: bytearray, offset: int) -> int | None:
+    """Return how many bytes were in the page cache, or None for a file system that is memory (tmpfs, memfd)."""
+    try:
+        return os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return 0
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:
+            return None
+        raise
 
 
 def _read_blocking(extent: Extent) -> bytes:
@@ -140,39 +147,8 @@ def _read_blocking(extent: Extent) -> bytes:
     while missing:
         piece = os.pread(extent.fd, missing, offset)
         if not piece:
-            raise _truncated(extent)
+            raise OSError(errno.EIO, f"the file ends {missing} bytes before an extent does")
         pieces.append(piece)
         offset += len(piece)
         missing -= len(piece)
     return b"".join(pieces)
-
-
-def _resident(extent: Extent) -> bool:
-    """Guess from its ends whether the extent is in the page cache: what is read together stays together."""
-    probe = bytearray(1)
-    try:
-        return all(
-            os.preadv(extent.fd, [probe], offset, os.RWF_NOWAIT) == 1
-            for offset in (extent.offset, extent.offset + extent.length - 1)
-        )
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno != errno.EOPNOTSUPP:
-            raise
-        return True
-
-
-def _warm(extent: Extent) -> None:
-    """Bring the extent into the page cache, blocking."""
-    buffer = bytearray(min(extent.length, 1024 * 1024))
-    for offset in range(extent.offset, extent.offset + extent.length, len(buffer)):
-        os.preadv(extent.fd, [buffer], offset)
-
-
-def _truncated(extent: Extent) -> OSError:
-    return OSError(errno.EIO, f"the file ends before byte {extent.offset + extent.length} of an extent")
-
-
-def _stalled(outlet: Outlet) -> ConnectionError:
-    return ConnectionAbortedError(f"the client took nothing for {outlet.stall_timeout_s} s")

@@ -12,6 +12,7 @@ class FrontLimits:
     connections_max: open at once.  target_bytes_max, field_bytes_max, fields_max: of one request head.
     idle_timeout_s: between requests.  stall_timeout_s: without progress within one.
     unread_bytes_max: of a body nobody wanted, read and dropped to keep the connection.
+    mapped_files_max: store files kept mapped; a mapping takes address space, and its page tables 1/512 of what is read.
     """
 
     connections_max: int = 1024
@@ -22,6 +23,7 @@ class FrontLimits:
     idle_timeout_s: float = 300.0
     stall_timeout_s: float = 60.0
     unread_bytes_max: int = 1024 * 1024
+    mapped_files_max: int = 64
 
 
 @dataclass(slots=True)

@@ -101,6 +101,7 @@ class HttpFront:
         running.connections.pre_shutdown()
         await running.connections.shutdown(grace_s)
         await running.listener.wait_closed()
+        running.connections.files.clear()
         await asyncio.get_running_loop().run_in_executor(None, running.executor.shutdown)
 
     async def _handle(self, http_request: web.BaseRequest) -> web.StreamResponse:
