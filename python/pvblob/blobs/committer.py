@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 BATCH_MAX = 512
 IDLE_AFTER_S = 5.0
+BUSY_EVERY_S = 0.1
 _TICKS_TO_1970 = 621_355_968_000_000_000  # 100 ns ticks from year 1, the unit Azure's ETags count in
 
 
@@ -70,7 +71,11 @@ class Mutation:
 
 
 class Committer:
-    """Owns the writing connection and its thread. `idle` is called, on that thread, when nothing is queued."""
+    """Owns the writing connection and its thread.
+
+    idle: one piece of background work, called on that thread; told whether nobody can still reach the blobs of
+    deleted containers, and says whether there is more to do.
+    """
 
     def __init__(
         self,
@@ -78,7 +83,7 @@ class Committer:
         extents: Extents,
         *,
         clock: Callable[[], float] = time.time,
-        idle: Callable[[sqlite3.Connection], bool] | None = None,
+        idle: Callable[[sqlite3.Connection, bool], bool] | None = None,
         containers_changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._connection = connection
@@ -87,6 +92,12 @@ class Committer:
         self._idle = idle
         self.containers_changed = containers_changed
         self._queue: SimpleQueue[Mutation | None] = SimpleQueue()
+        self._stopping = False
+        self._worked = time.monotonic()
+        # Each has one writer (this thread, the event loop). While they differ, the loop may still be using the cached
+        # id of a deleted container, whose blobs' runs must not be freed.
+        self._deletions_committed = 0
+        self._deletions_settled = 0
         self._version: int
         (self._version,) = connection.execute("SELECT value FROM meta WHERE key = 'version'").fetchone()
         self._thread = threading.Thread(target=self._run, name="pvblob-committer", daemon=True)
@@ -96,10 +107,21 @@ class Committer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Commit what is queued, then end the thread. Blocks."""
+        """Commit what is queued, then end the thread; what comes later is refused. Blocks."""
+        self._stopping = True
         if self._thread.is_alive():
             self._queue.put(None)
             self._thread.join()
+        left: list[Mutation] = []
+        while True:
+            try:
+                late = self._queue.get_nowait()
+            except Empty:
+                break
+            if late is not None and late.claim():
+                late.response = refuse(late.request, Refusal("ServerBusy", "The store is closing."))
+                left.append(late)
+        self._announce(left)
 
     async def submit(self, mutation: Mutation) -> Response:
         """Queue *mutation* and wait for its outcome.
@@ -107,6 +129,9 @@ class Committer:
         Cancelled while it is queued: it is withdrawn, leaves no trace, and the cancellation goes on. Cancelled later:
         it takes effect all the same, and its real outcome is returned.
         """
+        if self._stopping:
+            self._extents.give_back(mutation.written)
+            raise Refusal("ServerBusy", "The store is closed.")
         loop = asyncio.get_running_loop()
         mutation.future = loop.create_future()
         self._queue.put(mutation)
@@ -123,17 +148,19 @@ class Committer:
         return mutation.response
 
     def _run(self) -> None:
-        idle_wait: float | None = 0.0
+        pause = 0.0
         while True:
             try:
-                first = self._queue.get(timeout=idle_wait) if idle_wait is not None else self._queue.get()
+                first = self._queue.get(timeout=pause)
             except Empty:
-                idle_wait = self._idle_step()
+                pause = self._work_idle()
                 continue
             if first is None:
                 return
-            idle_wait = IDLE_AFTER_S
             self._commit(self._gather(first))
+            # Background work gets its turn under constant load too.
+            if time.monotonic() - self._worked > (IDLE_AFTER_S if pause else BUSY_EVERY_S):
+                pause = self._work_idle()
 
     def _gather(self, first: Mutation) -> list[Mutation]:
         """Take what else is queued, up to BATCH_MAX; a stop request goes back to the queue."""
@@ -164,6 +191,7 @@ class Committer:
                 connection.execute("UPDATE meta SET value = ? WHERE key = 'version'", (self._version,))
             self._extents.sync([run for mutation in batch if mutation.took_effect for run in mutation.written])
             connection.execute("COMMIT")
+            self._deletions_committed += sum(_deletes_container(mutation) for mutation in batch)
         except (sqlite3.Error, OSError) as error:
             self._abandon(batch, error)
         self._announce(batch)
@@ -235,6 +263,7 @@ class Committer:
                 self._extents.free(mutation.outcome.freed)
                 if mutation.outcome.containers_changed:
                     self.containers_changed()
+                    self._deletions_settled += 1
             else:
                 self._extents.give_back(mutation.written)
             mutation.settled = True
@@ -248,17 +277,22 @@ class Committer:
         self._version = max(self._version + 1, int(self._clock() * 10_000_000) + _TICKS_TO_1970)
         return self._version
 
-    def _idle_step(self) -> float | None:
-        """Do one piece of background work; return how long to wait for a mutation before the next, None: for ever."""
-        if self._idle is None:
-            return None
+    def _work_idle(self) -> float:
+        """Do one piece of background work; return how long to wait for a mutation before the next one."""
+        more = False
         try:
-            return 0.0 if self._idle(self._connection) else IDLE_AFTER_S
+            settled = self._deletions_committed == self._deletions_settled
+            more = self._idle is not None and self._idle(self._connection, settled)
         except (sqlite3.Error, OSError):
             log.exception("background work on the store failed")
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-            return IDLE_AFTER_S
+        self._worked = time.monotonic()
+        return 0.0 if more else IDLE_AFTER_S
+
+
+def _deletes_container(mutation: Mutation) -> bool:
+    return mutation.outcome is not None and mutation.outcome.containers_changed
 
 
 def storage_failure(error: Exception) -> Refusal:

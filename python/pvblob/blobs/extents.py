@@ -139,13 +139,17 @@ class Extents:
         extents: list[Extent] = []
         keys: list[tuple[int, int]] = []
         pins = self._pins
-        with self._lock:
-            for block, skip, length in parts:
-                key = (block.segment, block.offset)
-                fd = self._use(self.segments[block.segment])
-                pins[key] = pins.get(key, 0) + 1
-                keys.append(key)
-                extents.append(Extent(fd, block.offset + skip, length))
+        try:
+            with self._lock:
+                for block, skip, length in parts:
+                    key = (block.segment, block.offset)
+                    fd = self._use(self.segments[block.segment])
+                    pins[key] = pins.get(key, 0) + 1
+                    keys.append(key)
+                    extents.append(Extent(fd, block.offset + skip, length))
+        except OSError:  # a segment could not be opened: too many files
+            self.unpin(keys)
+            raise
         return FileContent(tuple(extents), _Release(self, tuple(keys)))
 
     def unpin(self, keys: Iterable[tuple[int, int]]) -> None:

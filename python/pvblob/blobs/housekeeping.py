@@ -30,9 +30,12 @@ class Housekeeping:
         self._punched = self._opened
         self._free_bytes = -1
 
-    def step(self, connection: sqlite3.Connection) -> bool:
-        """Do one piece of work; True when there may be more at once."""
-        return self._reclaim(connection) or self._expire(connection) or self._punch()
+    def step(self, connection: sqlite3.Connection, deletions_settled: bool) -> bool:
+        """Do one piece of work; True when there may be more at once.
+
+        deletions_settled: no reader can still hold the id of a deleted container, so its runs may be freed.
+        """
+        return (deletions_settled and self._reclaim(connection)) or self._expire(connection) or self._punch()
 
     def _reclaim(self, connection: sqlite3.Connection) -> bool:
         if connection.execute("SELECT 1 FROM containers WHERE deleted = 1 LIMIT 1").fetchone() is None:

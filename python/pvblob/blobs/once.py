@@ -50,17 +50,15 @@ class InFlight:
         self._running: dict[Key, tuple[bytes, asyncio.Future[Response | None]]] = {}
 
     async def join(self, key: OnceKey) -> Response | None:
-        """Wait for a running execution of *key*; its answer, or None when there is none or it was cancelled."""
-        running = self._running.get(key[:3])
-        if running is None:
-            return None
-        digest, outcome = running
-        if digest != key.digest:
-            raise Refusal("OperationIdReused")
-        response = await asyncio.shield(outcome)
-        if response is None:
-            return None
-        return Response(response.status, Fields.lowered(list(response.fields.pairs())), response.content)
+        """Wait while *key* runs; its answer, or None when it does not run (any more) and nobody has its answer."""
+        while (running := self._running.get(key[:3])) is not None:
+            digest, outcome = running
+            if digest != key.digest:
+                raise Refusal("OperationIdReused")
+            response = await asyncio.shield(outcome)
+            if response is not None:
+                return Response(response.status, Fields.lowered(list(response.fields.pairs())), response.content)
+        return None
 
     def begin(self, key: OnceKey) -> None:
         """Note that *key* runs; the caller owes `end`."""

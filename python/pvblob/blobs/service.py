@@ -207,7 +207,8 @@ class EmbeddedService:
 
     async def _execute_once(self, store: Store, operation: Operation, call: Call, key: OnceKey) -> Response:
         """Execute a mutation at most once: join the running one, replay the recorded one, else run it."""
-        while (joined := await self._in_flight.join(key)) is not None:
+        joined = await self._in_flight.join(key)
+        if joined is not None:
             return joined
         if key.resubmission:
             recorded = once.find(store.reader, key)
