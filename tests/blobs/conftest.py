@@ -114,3 +114,11 @@ async def call(open_service: Callable[..., EmbeddedService]) -> Caller:
     caller = Caller(open_service())
     await caller.make()
     return caller
+
+
+@pytest.fixture
+async def durable_call(open_service: Callable[..., EmbeddedService]) -> Caller:
+    """The same with durability="fsync"."""
+    caller = Caller(open_service(durability="fsync"))
+    await caller.make()
+    return caller
