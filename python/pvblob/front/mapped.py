@@ -44,6 +44,10 @@ class MappedFiles:
         self._views.move_to_end(identity)
         return whole[extent.offset : end]
 
+    def __len__(self) -> int:
+        """How many files are mapped now, those aside that live on for a view."""
+        return len(self._views)
+
     def clear(self) -> None:
         """Keep no mapping any more."""
         self._views.clear()
