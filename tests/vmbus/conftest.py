@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import resource
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from uuid import UUID
 
 import pytest
 
 from pvblob.vmbus import messages as m
-from pvblob.vmbus.bus import Bus
+from pvblob.vmbus.bus import Bus, close_all
 from pvblob.vmbus.constants import AZURE_BLOB_CLASS, VPCI_CLASS, VPCI_TWIN_INSTANCES
 from pvblob.vmbus.gpadl import split
 from pvblob.vmbus.roles import GUEST, HOST
@@ -51,7 +55,7 @@ PATHS: dict[State, tuple[State | None, tuple[m.Message, ...]]] = {
     K.WIRED: (K.OPENING, (m.Doorbells(RELID),)),
     K.OPEN: (K.WIRED, (m.OpenChannelResult(RELID, 7, 0),)),
     K.CLOSING: (K.OPEN, (m.CloseChannel(RELID),)),
-    K.RESCINDED: (K.OFFERED, (m.RescindChannelOffer(RELID),)),
+    K.RESCINDED: (G.CREATED, (m.RescindChannelOffer(RELID),)),
     K.RELEASED: (K.RESCINDED, (m.RelidReleased(RELID),)),
     I.SETTLED: (K.OPEN, ()),
     I.MOVING: (K.OPEN, (m.ModifyChannel(RELID, 3),)),
@@ -183,3 +187,32 @@ def buses() -> Iterator[tuple[Bus, Bus]]:
     left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with Bus(left) as one, Bus(right) as other:
         yield one, other
+
+
+def _fill(filler: list[int]) -> None:
+    while True:
+        try:
+            filler.append(os.open("/dev/null", os.O_RDONLY))
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise
+            return
+
+
+@contextmanager
+def _full_descriptor_table() -> Iterator[list[int]]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    filler: list[int] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        _fill(filler)
+        yield filler
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        close_all(filler)
+
+
+@pytest.fixture
+def full_descriptor_table() -> Callable[[], AbstractContextManager[list[int]]]:
+    """A context in which this process can open no descriptor; gives those that fill the table."""
+    return _full_descriptor_table

@@ -21,6 +21,18 @@ VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "messages.json").r
 CLASSES = {cls.__name__: cls for cls in (*m.MESSAGE_TYPES.values(), m.Unknown)}
 
 
+def name_of(vector: dict[str, Any]) -> str:
+    return str(vector["message"])
+
+
+def size_min(vector: dict[str, Any]) -> int:
+    return CLASSES[vector["message"]].SIZE_MIN
+
+
+def runs_to_end(vector: dict[str, Any]) -> bool:
+    return any(placed.size is None for _, placed in layout.placed_fields(CLASSES[vector["message"]]))
+
+
 def from_vector(vector: dict[str, Any]) -> m.Message:
     fields = dict(vector["fields"])
     for name, convert in (("class_id", UUID), ("instance_id", UUID), ("user_data", bytes.fromhex), ("pfns", tuple)):
@@ -59,7 +71,7 @@ def messages_of(cls: type[m.Message]) -> st.SearchStrategy[m.Message]:
 any_message = st.one_of([messages_of(cls) for cls in CLASSES.values()])
 
 
-@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["message"])
+@pytest.mark.parametrize("vector", VECTORS, ids=name_of)
 def test_a_message_encodes_to_the_golden_bytes(vector: dict[str, Any]) -> None:
     message = from_vector(vector)
     assert m.encode(message).hex() == vector["hex"]
@@ -101,28 +113,24 @@ def test_random_bytes_are_a_message_or_a_remote_error(datagram: bytes) -> None:
         assert m.decode(m.encode(message)) == message
 
 
-@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["message"])
+# A message that is a header alone cannot be shorter without being no datagram at all, see below.
+@pytest.mark.parametrize("vector", [one for one in VECTORS if size_min(one) > m.HEADER_BYTES], ids=name_of)
 def test_a_message_below_its_minimum_is_refused_by_type_length_and_minimum(vector: dict[str, Any]) -> None:
     """H2."""
     cls = CLASSES[vector["message"]]
-    if cls.SIZE_MIN == m.HEADER_BYTES:
-        pytest.skip("a header alone is below every minimum already")
     short = bytes.fromhex(vector["hex"])[: cls.SIZE_MIN - 1]
     with pytest.raises(RemoteProtocolError, match=f"{cls.NAME}.* {len(short)} bytes.*minimum is {cls.SIZE_MIN}"):
         m.decode(short)
 
 
-@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["message"])
+@pytest.mark.parametrize("vector", [one for one in VECTORS if not runs_to_end(one)], ids=name_of)
 def test_bytes_after_the_minimum_are_ignored(vector: dict[str, Any]) -> None:
     """spec/vmbus.md §3: messages may be longer than listed. What runs to the end of the message takes them."""
-    cls = CLASSES[vector["message"]]
-    if any(placed.size is None for _, placed in layout.placed_fields(cls)):
-        pytest.skip("runs to the end")
     longer = bytes.fromhex(vector["hex"]).ljust(m.DATAGRAM_BYTES_MAX, b"\xee")
     assert m.decode(longer) == from_vector(vector)
 
 
-@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["message"])
+@pytest.mark.parametrize("vector", VECTORS, ids=name_of)
 def test_padding_between_fields_is_zero_when_sent_and_ignored_when_received(vector: dict[str, Any]) -> None:
     """W-17."""
     cls = CLASSES[vector["message"]]

@@ -57,6 +57,7 @@ class Crossed:
 
 
 Received = Message | IgnoredOffer | Crossed
+Moves = list[tuple[Record, State]]
 
 
 class Session:
@@ -167,9 +168,10 @@ class Session:
         """
         try:
             rules.check_sender(self._records, message, sending=True)
-            moves = self._moves(message)
-            if moves is None:
-                raise Illegal("the peer would take it for one that crossed its own message")
+            moves, crossed_at = self._moves(message)
+            if crossed_at is not None:
+                at = f"{crossed_at} is {crossed_at.state!r}"
+                raise Illegal(f"{at}; the peer would take it for one that crossed its own message")
             datagram = m.encode(message)
         except Illegal as broken:
             raise LocalProtocolError(f"{self.role!r} cannot send {message.NAME} {self._where()}: {broken}") from broken
@@ -196,9 +198,9 @@ class Session:
             if fd_count != m.descriptors_expected(message):
                 expected = m.descriptors_expected(message)
                 raise Illegal(f"it came with {fd_count} descriptors; it carries {expected}")
-            moves = self._moves(message)
-            if moves is None:
-                self._note_crossed(message)
+            moves, crossed_at = self._moves(message)
+            if crossed_at is not None:
+                self._note_crossed(message, crossed_at)
                 return Crossed(message)
         except Illegal as broken:
             text = f"{self.role!r} received {message.NAME} {self._where()}: {broken}"
@@ -212,9 +214,12 @@ class Session:
 
     # ---- walking the table ------------------------------------------------------------------------------------------
 
-    def _moves(self, message: Message) -> list[tuple[Record, State]] | None:
-        """Return each record *message* moves with its next state; None if the message crossed one of the receiver's."""
-        moves: list[tuple[Record, State]] = []
+    def _moves(self, message: Message) -> tuple[Moves, Record | None]:
+        """Return each record that *message* moves, with its next state; or the record whose state says it crossed.
+
+        Raises Illegal for a message that the table or a rule forbids. Nothing has changed yet.
+        """
+        moves: Moves = []
         decisions: list[tuple[Record, Either]] = []
         for record in self._addressed(message):
             entry = TRANSITIONS.get((record.state, type(message)))
@@ -222,7 +227,7 @@ class Session:
                 whole = record is self._records.connection
                 raise Illegal("this state does not allow it" if whole else f"{record} is {record.state!r}")
             if entry is CROSSED:
-                return None
+                return [], record
             if isinstance(entry, Either):
                 decisions.append((record, entry))
             elif isinstance(entry, State):
@@ -233,7 +238,7 @@ class Session:
             if next_state is None:
                 raise Illegal(f"{record} is {record.state!r}, which does not allow this outcome")
             moves.append((record, next_state))
-        return moves
+        return moves, None
 
     def _addressed(self, message: Message) -> list[Record]:
         """Return the records that *message* speaks of, the widest first; fresh ones for what is not known."""
@@ -257,7 +262,7 @@ class Session:
             found.append(self._records.regions.get(gpa) or Region(gpa))
         return found
 
-    def _commit(self, message: Message, moves: list[tuple[Record, State]]) -> None:
+    def _commit(self, message: Message, moves: Moves) -> None:
         for record, next_state in moves:
             self._absorb(message, record)
             record.state = next_state
@@ -298,9 +303,9 @@ class Session:
         reason = rules.ignored_because(self._records, message)
         return IgnoredOffer(message, m.RelidReleased(message.relid), reason) if reason else None
 
-    def _note_crossed(self, message: Message) -> None:
+    def _note_crossed(self, message: Message, crossed_at: Record) -> None:
         """Remember the id of a GPADL described to a rescinded channel: its bodies follow and name no channel."""
-        if isinstance(message, m.GpadlHeader) and message.relid in self.channels:
+        if isinstance(message, m.GpadlHeader) and isinstance(crossed_at, Channel):
             if message.gpadl_id in self.gpadls:
                 raise Illegal(f"GPADL {message.gpadl_id:#x} exists")
             rules.check(self._records, message)

@@ -191,7 +191,7 @@ _CHANNEL: Table = {
     **_stay(_K.CLOSING, m.GpadlBody, m.GpadlCreated, m.GpadlTeardown, m.ModifyChannelResponse),
     **_crossed(_K.RESCINDED, m.OpenChannel, m.CloseChannel, m.ModifyChannel),
     **_crossed(_K.RESCINDED, m.GpadlHeader, m.GpadlBody, m.GpadlTeardown),
-    **_crossed(_K.RELEASED, m.RescindChannelOffer, m.RelidReleased),
+    **_crossed(_K.RELEASED, m.RescindChannelOffer),
 }
 
 _INTERRUPT: Table = {
