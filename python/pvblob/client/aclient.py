@@ -1,0 +1,245 @@
+"""The asyncio client: the same operations as `Client`, awaited.
+
+program → `AsyncClient` → `Operations` (what to ask) → `AsyncExchange` (the channel). It has no state of its own: one
+client serves tasks of several event loops, survives a fork, and pickles as its settings. Cancelling a task cancels its
+request at the host. What each operation takes, returns and raises is said in full by `Client`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeVar
+
+from pvblob.client import answers, batch, bodies
+from pvblob.client.exchange import AsyncExchange
+from pvblob.client.handles import AsyncContainerHandle
+from pvblob.client.operations import DEVELOPMENT_ACCOUNT, STREAM_BYTES, Call, Operations, WriteOptions, block_id
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from typing_extensions import Buffer
+
+    from pvblob.client.properties import BlobPrefix, BlobProperties, ContainerProperties, Written
+    from pvblob.errors import BlobError
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """Blobs of one account, through the host's channel.
+
+    Every operation raises a leaf of `pvblob.BlobError` for the service's own answer (`NotFound`, `AlreadyExists`,
+    `PreconditionFailed`, …) and a leaf of `pvblob.ChannelError` when the link failed. `timeout_s` bounds each request,
+    waits for a busy or restarting host included.
+    """
+
+    def __init__(self, exchange: AsyncExchange, *, account: str = DEVELOPMENT_ACCOUNT, timeout_s: float = 60.0) -> None:
+        self._exchange = exchange
+        self._operations = Operations(account)
+        self._timeout_s = timeout_s
+
+    @classmethod
+    async def connect(
+        cls, socket_path: str | None = None, *, account: str = DEVELOPMENT_ACCOUNT, timeout_s: float = 60.0
+    ) -> Self:
+        """Connect to the host at *socket_path* (default: `$PVBLOB_SOCKET`, then the default socket).
+
+        Raises HostUnavailable when no host listens there, HostRefused when it declines this process.
+        """
+        exchange = AsyncExchange(socket_path)
+        await exchange.connect()
+        return cls(exchange, account=account, timeout_s=timeout_s)
+
+    @property
+    def account(self) -> str:
+        """The account whose blobs these are."""
+        return self._operations.account
+
+    # ---- reading ----------------------------------------------------------------------------------------------------
+
+    async def get(
+        self,
+        container: str,
+        blob: str,
+        *,
+        offset: int = 0,
+        length: int | None = None,
+        if_match: str | None = None,
+        if_none_match: str | None = None,
+    ) -> bytes:
+        """See `Client.get`."""
+        request = self._operations.read(container, blob, offset, length, if_match, if_none_match)
+        return answers.content(await self._exchange.perform(request, timeout_s=self._timeout_s), request, offset)
+
+    async def read_into(
+        self, container: str, blob: str, buffer: Buffer, offset: int = 0, *, if_match: str | None = None
+    ) -> BlobProperties:
+        """See `Client.read_into`."""
+        size_bytes = memoryview(buffer).nbytes
+        request = self._operations.read(container, blob, offset, size_bytes, if_match, None)
+        if size_bytes:
+            answer = await self._exchange.perform_into(request, buffer, timeout_s=self._timeout_s)
+        else:
+            answer = await self._exchange.perform(request, timeout_s=self._timeout_s)
+        return answers.filled(answer, request, blob, offset, size_bytes)
+
+    async def view(
+        self, container: str, blob: str, *, offset: int = 0, length: int | None = None, if_match: str | None = None
+    ) -> memoryview:
+        """See `Client.view`."""
+        if length is None:
+            known = await self._run(self._operations.stat(container, blob, if_match))
+            # Past the end one byte is asked for, so that the service itself refuses the range.
+            length, if_match = max(known.size_bytes - offset, 1 if offset else 0), known.etag
+        request = self._operations.read(container, blob, offset, length, if_match, None)
+        if length == 0:
+            answers.check(await self._exchange.perform(request, timeout_s=self._timeout_s), request)
+            return memoryview(b"")
+        answer = await self._exchange.perform_view(request, size_bytes_max=length, timeout_s=self._timeout_s)
+        if answer.view is not None and answer.status < 300:
+            return answer.view
+        return memoryview(answers.content(answer, request, offset))
+
+    async def stream(
+        self, container: str, blob: str, *, offset: int = 0, length: int | None = None, chunk_bytes: int = STREAM_BYTES
+    ) -> AsyncIterator[memoryview]:
+        """See `Client.stream`."""
+        known = await self._run(self._operations.stat(container, blob))
+        end = known.size_bytes if length is None else min(known.size_bytes, offset + length)
+        for start in range(offset, end, chunk_bytes):
+            size_bytes = min(chunk_bytes, end - start)
+            yield await self.view(container, blob, offset=start, length=size_bytes, if_match=known.etag)
+
+    async def stat(
+        self, container: str, blob: str, *, if_match: str | None = None, if_none_match: str | None = None
+    ) -> BlobProperties:
+        """See `Client.stat`."""
+        return await self._run(self._operations.stat(container, blob, if_match, if_none_match))
+
+    # ---- writing ----------------------------------------------------------------------------------------------------
+
+    async def put(
+        self,
+        container: str,
+        blob: str,
+        data: bodies.AsyncSource,
+        *,
+        overwrite: bool = True,
+        metadata: Mapping[str, str] | None = None,
+        content_type: str | None = None,
+        if_match: str | None = None,
+        if_none_match: str | None = None,
+    ) -> Written:
+        """See `Client.put`."""
+        options = WriteOptions(overwrite, metadata, content_type, if_match, if_none_match)
+        upload, block_ids = os.urandom(12), list[str]()
+        async for piece, is_last in bodies.async_pieces(data):
+            if is_last and not block_ids:
+                return await self._run(self._operations.put_blob(container, blob, piece, options))
+            if memoryview(piece).nbytes:
+                block_ids.append(block_id(upload, len(block_ids)))
+                await self._run(self._operations.put_block(container, blob, block_ids[-1], piece))
+        return await self._run(self._operations.put_block_list(container, blob, block_ids, options))
+
+    async def set_metadata(
+        self, container: str, blob: str, metadata: Mapping[str, str], *, if_match: str | None = None
+    ) -> Written:
+        """See `Client.set_metadata`."""
+        return await self._run(self._operations.set_metadata(container, blob, metadata, if_match))
+
+    async def delete(self, container: str, blob: str, *, missing_ok: bool = False, if_match: str | None = None) -> bool:
+        """See `Client.delete`."""
+        return await self._run(self._operations.delete(container, blob, missing_ok, if_match))
+
+    async def delete_many(self, container: str, blobs: Iterable[str]) -> dict[str, BlobError]:
+        """See `Client.delete_many`."""
+        failed: dict[str, BlobError] = {}
+        for names in batch.batches(blobs):
+            failed.update(await self._run(self._operations.delete_many(container, names)))
+        return failed
+
+    # ---- listing and containers -------------------------------------------------------------------------------------
+
+    async def list(
+        self,
+        container: str,
+        prefix: str = "",
+        delimiter: str | None = None,
+        start_from: str | None = None,
+        *,
+        include_metadata: bool = False,
+        page_size: int | None = None,
+    ) -> AsyncIterator[BlobProperties | BlobPrefix]:
+        """See `Client.list`."""
+        query = {
+            "prefix": prefix,
+            "delimiter": delimiter,
+            "startFrom": start_from,
+            "include": "metadata" if include_metadata else None,
+            "maxresults": str(page_size) if page_size else None,
+        }
+        page = await self._run(self._operations.list_blobs(container, query, ""))
+        for entry in page.entries:
+            yield entry
+        while page.next_marker:
+            page = await self._run(self._operations.list_blobs(container, query, page.next_marker))
+            for entry in page.entries:
+                yield entry
+
+    async def list_containers(self, prefix: str = "") -> AsyncIterator[ContainerProperties]:
+        """See `Client.list_containers`."""
+        page = await self._run(self._operations.list_containers(prefix, ""))
+        for entry in page.entries:
+            yield entry
+        while page.next_marker:
+            page = await self._run(self._operations.list_containers(prefix, page.next_marker))
+            for entry in page.entries:
+                yield entry
+
+    async def create_container(
+        self, container: str, *, exist_ok: bool = False, metadata: Mapping[str, str] | None = None
+    ) -> bool:
+        """See `Client.create_container`."""
+        return await self._run(self._operations.create_container(container, exist_ok, metadata))
+
+    async def delete_container(self, container: str, *, missing_ok: bool = False) -> bool:
+        """See `Client.delete_container`."""
+        return await self._run(self._operations.delete_container(container, missing_ok))
+
+    async def stat_container(self, container: str) -> ContainerProperties:
+        """See `Client.stat_container`."""
+        return await self._run(self._operations.stat_container(container))
+
+    def container(self, name: str) -> AsyncContainerHandle:
+        """Return the container as an object: `client.container("c").blob("b").get()`. Nothing is sent."""
+        return AsyncContainerHandle(self, name)
+
+    # ---- the client itself ------------------------------------------------------------------------------------------
+
+    async def aclose(self) -> None:
+        """See `Client.close`."""
+        await self._exchange.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _restored, (type(self), self._exchange, self.account, self._timeout_s)
+
+    def __repr__(self) -> str:
+        return f"AsyncClient(account={self.account!r}, timeout_s={self._timeout_s})"
+
+    async def _run(self, call: Call[T]) -> T:
+        return call.interpret(await self._exchange.perform(call.request, call.body, timeout_s=self._timeout_s))
+
+
+def _restored(kind: type[AsyncClient], exchange: AsyncExchange, account: str, timeout_s: float) -> AsyncClient:
+    return kind(exchange, account=account, timeout_s=timeout_s)

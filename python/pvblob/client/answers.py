@@ -1,0 +1,214 @@
+"""From an `Answer` to a value or an error: status, fields and XML of the Azure REST reference, read once, here.
+
+Nothing here waits, sends or knows which kind of client asked. The header path (`properties`) is hot: it runs for every
+`read_into`, so it touches each field once.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, NamedTuple
+
+from pvblob.client.properties import BlobPrefix, BlobProperties, ContainerProperties, Written
+from pvblob.errors import BlobError, InvalidRange, blob_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from xml.etree.ElementTree import Element
+
+    from pvblob.client.exchange import Answer
+    from pvblob.http import Request
+
+_MONTHS = {
+    name: number
+    for number, name in enumerate(
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"], 1
+    )
+}
+_METADATA = "x-ms-meta-"
+# In the order of the attributes of BlobProperties from `last_modified` on; XML elements and header fields differ.
+_HEADERS = (
+    "last-modified", "x-ms-creation-time", "x-ms-blob-type",
+    "content-type", "content-encoding", "content-language", "content-disposition", "cache-control",
+)  # fmt: skip
+_ELEMENTS = (
+    "Last-Modified", "Creation-Time", "BlobType",
+    "Content-Type", "Content-Encoding", "Content-Language", "Content-Disposition", "Cache-Control",
+)  # fmt: skip
+
+
+class BlobPage(NamedTuple):
+    """One page of a listing of blobs; next_marker is "" on the last."""
+
+    entries: list[BlobProperties | BlobPrefix]
+    next_marker: str
+
+
+class ContainerPage(NamedTuple):
+    """One page of a listing of containers; next_marker is "" on the last."""
+
+    entries: list[ContainerProperties]
+    next_marker: str
+
+
+def time_of(text: str | None) -> datetime | None:
+    """Parse an RFC 1123 date, e.g. `Tue, 24 Nov 2026 03:58:00 GMT`; None when there is none or it is malformed."""
+    if text is None or len(text) != 29:
+        return None
+    try:
+        return datetime(
+            int(text[12:16]), _MONTHS[text[8:11]], int(text[5:7]),
+            int(text[17:19]), int(text[20:22]), int(text[23:25]), tzinfo=UTC,
+        )  # fmt: skip
+    except (KeyError, ValueError):
+        return None
+
+
+def error(answer: Answer, request: Request) -> BlobError:
+    """Return the error of an answer with status >= 300, naming the request it belongs to."""
+    code = answer.fields.get("x-ms-error-code") or ""
+    text = ""
+    if answer.content.lstrip(b"\xef\xbb\xbf").startswith(b"<"):
+        from xml.etree import ElementTree
+
+        try:
+            root = ElementTree.fromstring(answer.content)
+        except ElementTree.ParseError:
+            pass  # the status and the code still say what happened
+        else:
+            code = code or root.findtext("Code") or ""
+            text = (root.findtext("Message") or "").partition("\n")[0]
+    where = f"{request.method} {request.target}"
+    return blob_error(answer.status, code or "Unspecified", f"{text} ({where})" if text else where)
+
+
+def check(answer: Answer, request: Request) -> None:
+    """Raise the error of *answer* if it is one."""
+    if answer.status >= 300:
+        raise error(answer, request)
+
+
+def content(answer: Answer, request: Request, offset: int) -> bytes:
+    """Return the bytes that were read. A range from byte 0 of an empty blob is its whole content: nothing."""
+    if answer.status < 300:
+        return answer.content
+    if answer.status == 416 and offset == 0:
+        return b""
+    raise error(answer, request)
+
+
+def properties(answer: Answer, request: Request, name: str) -> BlobProperties:
+    """Return the properties in the fields of a successful Get Blob or Get Blob Properties."""
+    if answer.status >= 300:
+        raise error(answer, request)
+    get = answer.fields.get
+    content_range = get("content-range")
+    whole = content_range.rpartition("/")[2] if content_range else get("content-length")
+    md5 = get("x-ms-blob-content-md5") or (None if content_range else get("content-md5"))
+    return _blob(name, int(whole or 0), get("etag") or "", get, _HEADERS, md5, metadata(answer))
+
+
+def filled(answer: Answer, request: Request, name: str, offset: int, size_bytes: int) -> BlobProperties:
+    """Return the properties after `size_bytes` from `offset` were to be placed; InvalidRange if the blob is shorter."""
+    known = properties(answer, request, name)
+    if answer.written != size_bytes or offset > known.size_bytes:
+        raise InvalidRange(
+            416, "InvalidRange",
+            f"{size_bytes} bytes from byte {offset} pass the blob's end at {known.size_bytes} ({request.target})",
+        )  # fmt: skip
+    return known
+
+
+def metadata(answer: Answer) -> dict[str, str]:
+    """Return the `x-ms-meta-` fields without their prefix."""
+    return {name[len(_METADATA) :]: value for name, value in answer.fields.pairs() if name.startswith(_METADATA)}
+
+
+def written(answer: Answer, request: Request) -> Written:
+    """Return the ETag and time a successful write answered with."""
+    check(answer, request)
+    return Written(answer.fields.get("etag") or "", time_of(answer.fields.get("last-modified")))
+
+
+def container_properties(answer: Answer, request: Request, name: str) -> ContainerProperties:
+    """Return the properties in the fields of a successful Get Container Properties."""
+    check(answer, request)
+    fields = answer.fields
+    return ContainerProperties(name, fields.get("etag") or "", time_of(fields.get("last-modified")), metadata(answer))
+
+
+def blob_page(answer: Answer, request: Request) -> BlobPage:
+    """Return one page of List Blobs."""
+    root = _xml(answer, request)
+    entries = [_listed(element) for element in root.iterfind("Blobs/*")]
+    return BlobPage(entries, root.findtext("NextMarker") or "")
+
+
+def container_page(answer: Answer, request: Request) -> ContainerPage:
+    """Return one page of List Containers."""
+    root = _xml(answer, request)
+    entries = [
+        ContainerProperties(
+            element.findtext("Name") or "",
+            _quoted(element.findtext("Properties/Etag")),
+            time_of(element.findtext("Properties/Last-Modified")),
+            _listed_metadata(element),
+        )
+        for element in root.iterfind("Containers/Container")
+    ]
+    return ContainerPage(entries, root.findtext("NextMarker") or "")
+
+
+def _xml(answer: Answer, request: Request) -> Element:
+    check(answer, request)
+    from xml.etree import ElementTree  # imported here: most programs never list
+
+    return ElementTree.fromstring(answer.content)
+
+
+def _listed(element: Element) -> BlobProperties | BlobPrefix:
+    name = _listed_name(element)
+    if element.tag == "BlobPrefix":
+        return BlobPrefix(name)
+    get = {child.tag: child.text for child in element.iterfind("Properties/*")}.get
+    size_bytes, etag = int(get("Content-Length") or 0), _quoted(get("Etag"))
+    return _blob(name, size_bytes, etag, get, _ELEMENTS, get("Content-MD5"), _listed_metadata(element))
+
+
+def _blob(
+    name: str,
+    size_bytes: int,
+    etag: str,
+    get: Callable[[str], str | None],
+    spelling: tuple[str, ...],
+    md5: str | None,
+    metadata: dict[str, str],
+) -> BlobProperties:
+    """Put a blob's properties together from the look-up *get*, whose names *spelling* tells."""
+    modified, created, blob_type, *texts = map(get, spelling)
+    return BlobProperties(
+        name, size_bytes, etag, time_of(modified), time_of(created), blob_type or "BlockBlob",
+        *texts, b64decode(md5) if md5 else None, metadata,
+    )  # fmt: skip
+
+
+def _listed_name(element: Element) -> str:
+    """Return the entry's name; names that XML cannot hold arrive percent-encoded (List Blobs, version 2021-02-12)."""
+    name = element.find("Name")
+    if name is None:
+        return ""
+    if name.get("Encoded") == "true":
+        from urllib.parse import unquote
+
+        return unquote(name.text or "")
+    return name.text or ""
+
+
+def _listed_metadata(element: Element) -> dict[str, str]:
+    return {child.tag.lower(): child.text or "" for child in element.iterfind("Metadata/*")}
+
+
+def _quoted(etag: str | None) -> str:
+    """Return a listing's ETag as headers have it: listings leave the quotes out."""
+    return "" if not etag else etag if etag.startswith(('"', "W/")) else f'"{etag}"'

@@ -1,0 +1,269 @@
+"""The blocking client: every operation is one call of `operations`, sent through the exchange.
+
+program → `Client` → `Operations` (what to ask) → `Exchange` (the channel). A client has no state of its own: it may be
+used by many threads, survives a fork, and pickles as its settings.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeVar
+
+from pvblob.client import answers, batch, bodies
+from pvblob.client.exchange import Exchange
+from pvblob.client.handles import ContainerHandle
+from pvblob.client.operations import DEVELOPMENT_ACCOUNT, STREAM_BYTES, Call, Operations, WriteOptions, block_id
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from typing_extensions import Buffer
+
+    from pvblob.client.properties import BlobPrefix, BlobProperties, ContainerProperties, Written
+    from pvblob.errors import BlobError
+
+T = TypeVar("T")
+
+
+class Client:
+    """Blobs of one account, through the host's channel.
+
+    Every operation raises a leaf of `pvblob.BlobError` for the service's own answer (`NotFound`, `AlreadyExists`,
+    `PreconditionFailed`, …) and a leaf of `pvblob.ChannelError` when the link failed. `timeout_s` bounds each request,
+    waits for a busy or restarting host included.
+    """
+
+    def __init__(self, exchange: Exchange, *, account: str = DEVELOPMENT_ACCOUNT, timeout_s: float = 60.0) -> None:
+        self._exchange = exchange
+        self._operations = Operations(account)
+        self._timeout_s = timeout_s
+
+    @classmethod
+    def connect(
+        cls, socket_path: str | None = None, *, account: str = DEVELOPMENT_ACCOUNT, timeout_s: float = 60.0
+    ) -> Self:
+        """Connect to the host at *socket_path* (default: `$PVBLOB_SOCKET`, then the default socket).
+
+        Raises HostUnavailable when no host listens there, HostRefused when it declines this process.
+        """
+        exchange = Exchange(socket_path)
+        exchange.connect()
+        return cls(exchange, account=account, timeout_s=timeout_s)
+
+    @property
+    def account(self) -> str:
+        """The account whose blobs these are."""
+        return self._operations.account
+
+    # ---- reading ----------------------------------------------------------------------------------------------------
+
+    def get(
+        self,
+        container: str,
+        blob: str,
+        *,
+        offset: int = 0,
+        length: int | None = None,
+        if_match: str | None = None,
+        if_none_match: str | None = None,
+    ) -> bytes:
+        """Return the blob's bytes from *offset*: at most *length*, or all to the end.
+
+        Fewer than *length* bytes mean that the blob ends there. Raises NotFound; InvalidRange if *offset* lies at or
+        past the end (an empty blob read from 0 is b""); PreconditionFailed. Source: Azure REST, "Get Blob".
+        """
+        request = self._operations.read(container, blob, offset, length, if_match, if_none_match)
+        return answers.content(self._exchange.perform(request, timeout_s=self._timeout_s), request, offset)
+
+    def read_into(
+        self, container: str, blob: str, buffer: Buffer, offset: int = 0, *, if_match: str | None = None
+    ) -> BlobProperties:
+        """Fill *buffer* with the blob's bytes from *offset*.
+
+        offset: bytes from the start of the blob.  buffer: writable, contiguous; filled whole. One that the exchange
+        lent (`device().allocate`) is filled by the host without a copy.
+        Returns the properties (size in bytes, ETag) of the exact version read.
+        Raises NotFound; PreconditionFailed; InvalidRange if offset + n passes the end (what lies before the end may
+        have been placed, the rest of the buffer is untouched). Source: Azure REST, "Get Blob".
+        """
+        size_bytes = memoryview(buffer).nbytes
+        request = self._operations.read(container, blob, offset, size_bytes, if_match, None)
+        if size_bytes:
+            answer = self._exchange.perform_into(request, buffer, timeout_s=self._timeout_s)
+        else:
+            answer = self._exchange.perform(request, timeout_s=self._timeout_s)
+        return answers.filled(answer, request, blob, offset, size_bytes)
+
+    def view(
+        self, container: str, blob: str, *, offset: int = 0, length: int | None = None, if_match: str | None = None
+    ) -> memoryview:
+        """Return a read-only view of the blob's bytes where the host placed them; nothing is copied here.
+
+        The view works with `numpy.frombuffer`, `struct` and files. Its pages are lent to it until the last view of
+        them is dropped. *offset* and *length* as in `get`; without *length* the size is asked for first, and the same
+        version is read. Raises what `get` raises; LentMemoryExhausted names the views held when there is no room.
+        """
+        if length is None:
+            known = self._run(self._operations.stat(container, blob, if_match))
+            # Past the end one byte is asked for, so that the service itself refuses the range.
+            length, if_match = max(known.size_bytes - offset, 1 if offset else 0), known.etag
+        request = self._operations.read(container, blob, offset, length, if_match, None)
+        if length == 0:
+            answers.check(self._exchange.perform(request, timeout_s=self._timeout_s), request)
+            return memoryview(b"")
+        answer = self._exchange.perform_view(request, size_bytes_max=length, timeout_s=self._timeout_s)
+        if answer.view is not None and answer.status < 300:
+            return answer.view
+        return memoryview(answers.content(answer, request, offset))
+
+    def stream(
+        self, container: str, blob: str, *, offset: int = 0, length: int | None = None, chunk_bytes: int = STREAM_BYTES
+    ) -> Iterator[memoryview]:
+        """Yield the blob's bytes in views of at most *chunk_bytes*, all of one version.
+
+        Raises what `view` raises; PreconditionFailed if the blob is replaced between two chunks.
+        """
+        known = self._run(self._operations.stat(container, blob))
+        end = known.size_bytes if length is None else min(known.size_bytes, offset + length)
+        for start in range(offset, end, chunk_bytes):
+            size_bytes = min(chunk_bytes, end - start)
+            yield self.view(container, blob, offset=start, length=size_bytes, if_match=known.etag)
+
+    def stat(
+        self, container: str, blob: str, *, if_match: str | None = None, if_none_match: str | None = None
+    ) -> BlobProperties:
+        """Return the blob's properties and metadata. Raises NotFound; PreconditionFailed."""
+        return self._run(self._operations.stat(container, blob, if_match, if_none_match))
+
+    # ---- writing ----------------------------------------------------------------------------------------------------
+
+    def put(
+        self,
+        container: str,
+        blob: str,
+        data: bodies.Source,
+        *,
+        overwrite: bool = True,
+        metadata: Mapping[str, str] | None = None,
+        content_type: str | None = None,
+        if_match: str | None = None,
+        if_none_match: str | None = None,
+    ) -> Written:
+        """Store *data* as the whole content of a block blob.
+
+        data: any bytes-like object, a path, a binary file, or an iterable of bytes-like chunks. Up to 8 MiB travel as
+        one Put Blob, more as blocks of 8 MiB that are committed together: readers see the old blob or the new one.
+        Raises AlreadyExists when overwrite is False and the blob exists; NotFound for the container;
+        PreconditionFailed. Source: Azure REST, "Put Blob", "Put Block", "Put Block List".
+        """
+        options = WriteOptions(overwrite, metadata, content_type, if_match, if_none_match)
+        upload, block_ids = os.urandom(12), list[str]()
+        for piece, is_last in bodies.pieces(data):
+            if is_last and not block_ids:
+                return self._run(self._operations.put_blob(container, blob, piece, options))
+            if memoryview(piece).nbytes:
+                block_ids.append(block_id(upload, len(block_ids)))
+                self._run(self._operations.put_block(container, blob, block_ids[-1], piece))
+        return self._run(self._operations.put_block_list(container, blob, block_ids, options))
+
+    def set_metadata(
+        self, container: str, blob: str, metadata: Mapping[str, str], *, if_match: str | None = None
+    ) -> Written:
+        """Replace the blob's metadata. Names are letters, digits and "_"; they are stored in lower case."""
+        return self._run(self._operations.set_metadata(container, blob, metadata, if_match))
+
+    def delete(self, container: str, blob: str, *, missing_ok: bool = False, if_match: str | None = None) -> bool:
+        """Delete the blob. Returns False when there was none and missing_ok; raises NotFound otherwise."""
+        return self._run(self._operations.delete(container, blob, missing_ok, if_match))
+
+    def delete_many(self, container: str, blobs: Iterable[str]) -> dict[str, BlobError]:
+        """Delete many blobs, 256 to a request; return blob → error for those that could not be deleted."""
+        failed: dict[str, BlobError] = {}
+        for names in batch.batches(blobs):
+            failed.update(self._run(self._operations.delete_many(container, names)))
+        return failed
+
+    # ---- listing and containers -------------------------------------------------------------------------------------
+
+    def list(
+        self,
+        container: str,
+        prefix: str = "",
+        delimiter: str | None = None,
+        start_from: str | None = None,
+        *,
+        include_metadata: bool = False,
+        page_size: int | None = None,
+    ) -> Iterator[BlobProperties | BlobPrefix]:
+        """Yield the container's blobs in the byte order of their names, page after page as they are consumed.
+
+        prefix: only names that begin with it.  delimiter: names that hold it after the prefix are rolled up into one
+        BlobPrefix.  start_from: the first name that may appear.  page_size: entries per request, at most 5,000.
+        """
+        query = {
+            "prefix": prefix,
+            "delimiter": delimiter,
+            "startFrom": start_from,
+            "include": "metadata" if include_metadata else None,
+            "maxresults": str(page_size) if page_size else None,
+        }
+        page = self._run(self._operations.list_blobs(container, query, ""))
+        yield from page.entries
+        while page.next_marker:
+            page = self._run(self._operations.list_blobs(container, query, page.next_marker))
+            yield from page.entries
+
+    def list_containers(self, prefix: str = "") -> Iterator[ContainerProperties]:
+        """Yield the account's containers in the order of their names."""
+        page = self._run(self._operations.list_containers(prefix, ""))
+        yield from page.entries
+        while page.next_marker:
+            page = self._run(self._operations.list_containers(prefix, page.next_marker))
+            yield from page.entries
+
+    def create_container(
+        self, container: str, *, exist_ok: bool = False, metadata: Mapping[str, str] | None = None
+    ) -> bool:
+        """Create the container. Returns False when it exists and exist_ok; raises AlreadyExists otherwise."""
+        return self._run(self._operations.create_container(container, exist_ok, metadata))
+
+    def delete_container(self, container: str, *, missing_ok: bool = False) -> bool:
+        """Delete the container and its blobs. Returns False when there was none and missing_ok."""
+        return self._run(self._operations.delete_container(container, missing_ok))
+
+    def stat_container(self, container: str) -> ContainerProperties:
+        """Return the container's properties and metadata. Raises NotFound."""
+        return self._run(self._operations.stat_container(container))
+
+    def container(self, name: str) -> ContainerHandle:
+        """Return the container as an object: `client.container("c").blob("b").get()`. Nothing is sent."""
+        return ContainerHandle(self, name)
+
+    # ---- the client itself ------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the channel; views that are held stay readable."""
+        self._exchange.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _restored, (type(self), self._exchange, self.account, self._timeout_s)
+
+    def __repr__(self) -> str:
+        return f"Client(account={self.account!r}, timeout_s={self._timeout_s})"
+
+    def _run(self, call: Call[T]) -> T:
+        return call.interpret(self._exchange.perform(call.request, call.body, timeout_s=self._timeout_s))
+
+
+def _restored(kind: type[Client], exchange: Exchange, account: str, timeout_s: float) -> Client:
+    return kind(exchange, account=account, timeout_s=timeout_s)

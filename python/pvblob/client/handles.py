@@ -1,0 +1,159 @@
+"""A container or a blob as an object: names bound once, every call handed on to the client unchanged.
+
+`client.container("c").blob("b").get(offset=4096, length=512)`. Handles hold no state and send nothing when they are
+made; what the calls mean, take and raise is said once, by `Client` and `AsyncClient`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from pvblob.client.aclient import AsyncClient
+    from pvblob.client.bodies import AsyncSource, Source
+    from pvblob.client.client import Client
+    from pvblob.client.properties import BlobPrefix, BlobProperties, ContainerProperties, Written
+
+
+@dataclass(frozen=True, slots=True)
+class BlobHandle:
+    """One blob of a `Client`; it need not exist."""
+
+    client: Client
+    container: str
+    name: str
+
+    def get(self, *, offset: int = 0, length: int | None = None, if_match: str | None = None) -> bytes:
+        """See `Client.get`."""
+        return self.client.get(self.container, self.name, offset=offset, length=length, if_match=if_match)
+
+    def read_into(self, buffer: Buffer, offset: int = 0, *, if_match: str | None = None) -> BlobProperties:
+        """See `Client.read_into`."""
+        return self.client.read_into(self.container, self.name, buffer, offset, if_match=if_match)
+
+    def view(self, *, offset: int = 0, length: int | None = None, if_match: str | None = None) -> memoryview:
+        """See `Client.view`."""
+        return self.client.view(self.container, self.name, offset=offset, length=length, if_match=if_match)
+
+    def put(
+        self,
+        data: Source,
+        *,
+        overwrite: bool = True,
+        metadata: Mapping[str, str] | None = None,
+        content_type: str | None = None,
+    ) -> Written:
+        """See `Client.put`."""
+        return self.client.put(
+            self.container, self.name, data, overwrite=overwrite, metadata=metadata, content_type=content_type
+        )
+
+    def stat(self) -> BlobProperties:
+        """See `Client.stat`."""
+        return self.client.stat(self.container, self.name)
+
+    def delete(self, *, missing_ok: bool = False) -> bool:
+        """See `Client.delete`."""
+        return self.client.delete(self.container, self.name, missing_ok=missing_ok)
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerHandle:
+    """One container of a `Client`; it need not exist."""
+
+    client: Client
+    name: str
+
+    def blob(self, name: str) -> BlobHandle:
+        """Return a blob of this container as an object."""
+        return BlobHandle(self.client, self.name, name)
+
+    def create(self, *, exist_ok: bool = False) -> bool:
+        """See `Client.create_container`."""
+        return self.client.create_container(self.name, exist_ok=exist_ok)
+
+    def delete(self, *, missing_ok: bool = False) -> bool:
+        """See `Client.delete_container`."""
+        return self.client.delete_container(self.name, missing_ok=missing_ok)
+
+    def stat(self) -> ContainerProperties:
+        """See `Client.stat_container`."""
+        return self.client.stat_container(self.name)
+
+    def list(self, prefix: str = "", delimiter: str | None = None) -> Iterator[BlobProperties | BlobPrefix]:
+        """See `Client.list`."""
+        return self.client.list(self.name, prefix, delimiter)
+
+
+@dataclass(frozen=True, slots=True)
+class AsyncBlobHandle:
+    """One blob of an `AsyncClient`; it need not exist."""
+
+    client: AsyncClient
+    container: str
+    name: str
+
+    async def get(self, *, offset: int = 0, length: int | None = None, if_match: str | None = None) -> bytes:
+        """See `Client.get`."""
+        return await self.client.get(self.container, self.name, offset=offset, length=length, if_match=if_match)
+
+    async def read_into(self, buffer: Buffer, offset: int = 0, *, if_match: str | None = None) -> BlobProperties:
+        """See `Client.read_into`."""
+        return await self.client.read_into(self.container, self.name, buffer, offset, if_match=if_match)
+
+    async def view(self, *, offset: int = 0, length: int | None = None, if_match: str | None = None) -> memoryview:
+        """See `Client.view`."""
+        return await self.client.view(self.container, self.name, offset=offset, length=length, if_match=if_match)
+
+    async def put(
+        self,
+        data: AsyncSource,
+        *,
+        overwrite: bool = True,
+        metadata: Mapping[str, str] | None = None,
+        content_type: str | None = None,
+    ) -> Written:
+        """See `AsyncClient.put`."""
+        return await self.client.put(
+            self.container, self.name, data, overwrite=overwrite, metadata=metadata, content_type=content_type
+        )
+
+    async def stat(self) -> BlobProperties:
+        """See `Client.stat`."""
+        return await self.client.stat(self.container, self.name)
+
+    async def delete(self, *, missing_ok: bool = False) -> bool:
+        """See `Client.delete`."""
+        return await self.client.delete(self.container, self.name, missing_ok=missing_ok)
+
+
+@dataclass(frozen=True, slots=True)
+class AsyncContainerHandle:
+    """One container of an `AsyncClient`; it need not exist."""
+
+    client: AsyncClient
+    name: str
+
+    def blob(self, name: str) -> AsyncBlobHandle:
+        """Return a blob of this container as an object."""
+        return AsyncBlobHandle(self.client, self.name, name)
+
+    async def create(self, *, exist_ok: bool = False) -> bool:
+        """See `Client.create_container`."""
+        return await self.client.create_container(self.name, exist_ok=exist_ok)
+
+    async def delete(self, *, missing_ok: bool = False) -> bool:
+        """See `Client.delete_container`."""
+        return await self.client.delete_container(self.name, missing_ok=missing_ok)
+
+    async def stat(self) -> ContainerProperties:
+        """See `Client.stat_container`."""
+        return await self.client.stat_container(self.name)
+
+    def list(self, prefix: str = "", delimiter: str | None = None) -> AsyncIterator[BlobProperties | BlobPrefix]:
+        """See `Client.list`."""
+        return self.client.list(self.name, prefix, delimiter)

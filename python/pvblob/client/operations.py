@@ -1,0 +1,249 @@
+"""What both clients share: each operation as a `Call`, a finished request with the function that reads its answer.
+
+container, blob, options → `Call(request, interpret, body)`. A shell sends `request` with `body` and returns
+`interpret(answer)`; whether it blocks or awaits is its only business. Nothing here waits or knows a channel.
+Source of every request: Azure Blob service REST reference.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from urllib.parse import quote
+
+from pvblob.client import answers
+from pvblob.http import Fields, Request
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from pvblob.client.answers import BlobPage, ContainerPage
+    from pvblob.client.exchange import Answer
+    from pvblob.client.properties import BlobProperties, ContainerProperties, Written
+    from pvblob.errors import BlobError
+
+T = TypeVar("T")
+Pairs = list[tuple[str, str]]
+
+DEVELOPMENT_ACCOUNT = "devstoreaccount1"
+STREAM_BYTES = 8 << 20
+SERVICE_VERSION = "2026-06-06"
+_VERSION = ("x-ms-version", SERVICE_VERSION)
+
+
+class Call(NamedTuple, Generic[T]):
+    """One request and what its answer means."""
+
+    request: Request
+    interpret: Callable[[Answer], T]
+    body: Buffer | None = None
+
+
+@lru_cache(maxsize=4096)  # a program reads many ranges of few blobs
+def blob_target(container: str, blob: str) -> str:
+    """Return the raw path of a blob: percent-encoded as RFC 3986 asks, "/" kept. ValueError when a name is empty."""
+    if not blob:
+        raise ValueError("the blob's name is empty")
+    return f"{container_target(container)}/{quote(blob, safe='/')}"
+
+
+def container_target(container: str) -> str:
+    """Return the raw path of a container. ValueError when its name is empty or holds a "/"."""
+    if not container or "/" in container:
+        raise ValueError(f"{container!r} is no container name: 3 to 63 lower-case letters, digits and single hyphens")
+    return "/" + quote(container, safe="$")
+
+
+def conditions(if_match: str | None, if_none_match: str | None) -> Pairs:
+    """Return the condition fields that are set."""
+    pairs = []
+    if if_match is not None:
+        pairs.append(("if-match", if_match))
+    if if_none_match is not None:
+        pairs.append(("if-none-match", if_none_match))
+    return pairs
+
+
+def metadata_fields(metadata: Mapping[str, str] | None) -> Pairs:
+    """Return *metadata* as `x-ms-meta-` fields. ValueError for text a header field cannot carry."""
+    pairs = []
+    for name, value in (metadata or {}).items():
+        if not name.isidentifier() or not name.isascii():
+            raise ValueError(f"metadata name {name!r}: letters, digits and '_' only, not beginning with a digit")
+        if not value.isprintable() or any(ord(character) > 0xFF for character in value):
+            raise ValueError(f"metadata {name!r}: the value must be printable ISO 8859-1 text; encode anything else")
+        pairs.append((f"x-ms-meta-{name.lower()}", value))
+    return pairs
+
+
+class Operations:
+    """Builds the calls of one account. It holds nothing else, so it may be shared and copied freely."""
+
+    __slots__ = ("account", "authority")
+
+    def __init__(self, account: str) -> None:
+        self.account = account
+        self.authority = f"{account}.blob.core.windows.net"
+
+    def _request(self, method: str, target: str, fields: Pairs) -> Request:
+        return Request(method, "https", self.authority, target, Fields.lowered([_VERSION, *fields]))
+
+    # ---- reading a blob ---------------------------------------------------------------------------------------------
+
+    def read(
+        self,
+        container: str,
+        blob: str,
+        offset: int,
+        length: int | None,
+        if_match: str | None,
+        if_none_match: str | None,
+    ) -> Request:
+        """Build Get Blob for *length* bytes from *offset* (None: to the end); HEAD when length is 0."""
+        if offset < 0 or (length is not None and length < 0):
+            raise ValueError(f"offset {offset} and length {length} must not be negative")
+        fields = [_VERSION]
+        if length:
+            fields.append(("x-ms-range", f"bytes={offset}-{offset + length - 1}"))
+        elif offset and length is None:
+            fields.append(("x-ms-range", f"bytes={offset}-"))
+        if if_match is not None or if_none_match is not None:
+            fields += conditions(if_match, if_none_match)
+        method = "HEAD" if length == 0 else "GET"  # an empty range cannot be written as a header field
+        return Request(method, "https", self.authority, blob_target(container, blob), Fields.lowered(fields))
+
+    def stat(
+        self, container: str, blob: str, if_match: str | None = None, if_none_match: str | None = None
+    ) -> Call[BlobProperties]:
+        """Get Blob Properties."""
+        request = self._request("HEAD", blob_target(container, blob), conditions(if_match, if_none_match))
+        return Call(request, lambda answer: answers.properties(answer, request, blob))
+
+    # ---- writing a blob ---------------------------------------------------------------------------------------------
+
+    def put_blob(self, container: str, blob: str, data: Buffer, options: WriteOptions) -> Call[Written]:
+        """Put Blob, the whole content at once."""
+        fields = [("x-ms-blob-type", "BlockBlob"), *options.fields()]
+        request = self._request("PUT", blob_target(container, blob), fields)
+        return Call(request, lambda answer: answers.written(answer, request), data)
+
+    def put_block(self, container: str, blob: str, block_id: str, data: Buffer) -> Call[None]:
+        """Put Block."""
+        target = f"{blob_target(container, blob)}?comp=block&blockid={quote(block_id, safe='')}"
+        return self._checked("PUT", target, [], data)
+
+    def put_block_list(
+        self, container: str, blob: str, block_ids: Sequence[str], options: WriteOptions
+    ) -> Call[Written]:
+        """Put Block List: the blob becomes these uncommitted blocks, in this order."""
+        listed = "".join(f"<Uncommitted>{block_id}</Uncommitted>" for block_id in block_ids)
+        body = f'<?xml version="1.0" encoding="utf-8"?><BlockList>{listed}</BlockList>'.encode("ascii")
+        target = f"{blob_target(container, blob)}?comp=blocklist"
+        request = self._request("PUT", target, [("content-type", "application/xml"), *options.fields()])
+        return Call(request, lambda answer: answers.written(answer, request), body)
+
+    def set_metadata(
+        self, container: str, blob: str, metadata: Mapping[str, str], if_match: str | None
+    ) -> Call[Written]:
+        """Set Blob Metadata: replaces all of it."""
+        fields = metadata_fields(metadata) + conditions(if_match, None)
+        request = self._request("PUT", f"{blob_target(container, blob)}?comp=metadata", fields)
+        return Call(request, lambda answer: answers.written(answer, request))
+
+    def delete(self, container: str, blob: str, missing_ok: bool, if_match: str | None) -> Call[bool]:
+        """Delete Blob with its snapshots; the value says whether there was one."""
+        fields = [("x-ms-delete-snapshots", "include"), *conditions(if_match, None)]
+        return self._presence("DELETE", blob_target(container, blob), fields, "BlobNotFound" if missing_ok else "")
+
+    def delete_many(self, container: str, blobs: Sequence[str]) -> Call[dict[str, BlobError]]:
+        """Blob Batch of at most 256 deletes; the value holds the blobs that could not be deleted."""
+        from pvblob.client import batch
+
+        boundary, body = batch.encode([blob_target(container, blob) for blob in blobs])
+        target = f"{container_target(container)}?restype=container&comp=batch"
+        request = self._request("POST", target, [("content-type", f"multipart/mixed; boundary={boundary}")])
+        return Call(request, partial(batch.failures, request=request, blobs=blobs), body)
+
+    # ---- listing ----------------------------------------------------------------------------------------------------
+
+    def list_blobs(self, container: str, query: Mapping[str, str | None], marker: str) -> Call[BlobPage]:
+        """List Blobs, one page."""
+        target = container_target(container) + _query(restype="container", comp="list", **query, marker=marker)
+        request = self._request("GET", target, [])
+        return Call(request, lambda answer: answers.blob_page(answer, request))
+
+    def list_containers(self, prefix: str, marker: str) -> Call[ContainerPage]:
+        """List Containers, one page, metadata included."""
+        target = "/" + _query(comp="list", prefix=prefix, include="metadata", marker=marker)
+        request = self._request("GET", target, [])
+        return Call(request, lambda answer: answers.container_page(answer, request))
+
+    # ---- containers -------------------------------------------------------------------------------------------------
+
+    def create_container(self, container: str, exist_ok: bool, metadata: Mapping[str, str] | None) -> Call[bool]:
+        """Create Container; the value says whether it is new."""
+        target = f"{container_target(container)}?restype=container"
+        tolerated = "ContainerAlreadyExists" if exist_ok else ""
+        return self._presence("PUT", target, metadata_fields(metadata), tolerated)
+
+    def delete_container(self, container: str, missing_ok: bool) -> Call[bool]:
+        """Delete Container with all its blobs; the value says whether there was one."""
+        target = f"{container_target(container)}?restype=container"
+        return self._presence("DELETE", target, [], "ContainerNotFound" if missing_ok else "")
+
+    def stat_container(self, container: str) -> Call[ContainerProperties]:
+        """Get Container Properties."""
+        request = self._request("HEAD", f"{container_target(container)}?restype=container", [])
+        return Call(request, lambda answer: answers.container_properties(answer, request, container))
+
+    def _checked(self, method: str, target: str, fields: Pairs, body: Buffer | None = None) -> Call[None]:
+        request = self._request(method, target, fields)
+        return Call(request, lambda answer: answers.check(answer, request), body)
+
+    def _presence(self, method: str, target: str, fields: Pairs, tolerated: str) -> Call[bool]:
+        """A call whose value is False when the service answered with the error code *tolerated*."""
+        request = self._request(method, target, fields)
+
+        def interpret(answer: Answer) -> bool:
+            if tolerated and answer.fields.get("x-ms-error-code") == tolerated:
+                return False
+            answers.check(answer, request)
+            return True
+
+        return Call(request, interpret)
+
+
+class WriteOptions(NamedTuple):
+    """What a write may set beside the content; the same for one Put Blob and for a committed list of blocks."""
+
+    overwrite: bool = True
+    metadata: Mapping[str, str] | None = None
+    content_type: str | None = None
+    if_match: str | None = None
+    if_none_match: str | None = None
+
+    def fields(self) -> Pairs:
+        """Return the header fields. `overwrite=False` is the condition that no blob of this name exists."""
+        if not self.overwrite and self.if_none_match not in (None, "*"):
+            raise ValueError("overwrite=False means if_none_match='*': give only one of them")
+        none_match = self.if_none_match if self.overwrite else "*"
+        content_type = self.content_type or "application/octet-stream"
+        return [
+            ("x-ms-blob-content-type", content_type),
+            *conditions(self.if_match, none_match),
+            *metadata_fields(self.metadata),
+        ]
+
+
+def block_id(upload: bytes, index: int) -> str:
+    """Return the base64 id of block *index* of one upload; *upload* is 12 random bytes.
+
+    Ids of one length, as Put Block demands; random, so that two uploads of one blob at a time never mix their blocks.
+    """
+    return b64encode(upload + index.to_bytes(6, "big")).decode("ascii")
+
+
+def _query(**parameters: str | None) -> str:
+    return "?" + "&".join(f"{name}={quote(value, safe='')}" for name, value in parameters.items() if value)

@@ -1,0 +1,59 @@
+"""The values a client returns: properties of blobs and containers, and what a write left behind.
+
+Plain frozen data; how they are read from an answer is `pvblob.client.answers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class BlobProperties:
+    """What is known of one version of a blob.
+
+    size_bytes: of the whole blob, whichever part was read.  etag: quoted, ready for `if_match`.  last_modified,
+    created: UTC.  content_md5: 16 bytes as the writer declared them, else None.  metadata: names in lower case.
+    Source: Azure REST, "Get Blob Properties".
+    """
+
+    name: str
+    size_bytes: int
+    etag: str
+    last_modified: datetime | None = None
+    created: datetime | None = None
+    blob_type: str = "BlockBlob"
+    content_type: str | None = None
+    content_encoding: str | None = None
+    content_language: str | None = None
+    content_disposition: str | None = None
+    cache_control: str | None = None
+    content_md5: bytes | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BlobPrefix:
+    """A "folder" of a listing with a delimiter: the common beginning of several names, its delimiter included."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerProperties:
+    """What is known of a container. etag: quoted.  last_modified: UTC.  metadata: names in lower case."""
+
+    name: str
+    etag: str
+    last_modified: datetime | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a write left behind: the quoted ETag of the version it made and its time (UTC)."""
+
+    etag: str
+    last_modified: datetime | None
