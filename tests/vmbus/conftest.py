@@ -122,6 +122,15 @@ class ConnectionPair:
         self.assert_same_states()
         return received
 
+    def forge(self, message: m.Message, fd_count: int | None = None) -> Received:
+        """Let the receiver have a message that its peer may not send."""
+        receiver = self.ends(message)[1]
+        return receiver.receive(m.encode(message), message.DESCRIPTORS if fd_count is None else fd_count)
+
+    def lend(self, relid: int, gpadl_id: int, pages: int) -> None:
+        """Describe a GPADL and create it."""
+        self.deliver_all(*split(relid, gpadl_id, range(pages)), m.GpadlCreated(relid, gpadl_id, 0))
+
     def deliver_all(self, *messages: m.Message) -> None:
         for message in messages:
             self.deliver(message)

@@ -174,7 +174,7 @@ class Listener:
         self._listening = listening
         self._identity = socket_path.identity(path)
         self._refusal = refusal
-        self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        self._spare: int | None = _spare_descriptor()
         self.path = path
         self.refused = 0
 
@@ -197,16 +197,18 @@ class Listener:
 
     def _refuse_one(self) -> None:
         """Accept and dismiss one guest with the descriptor kept for it; else it would wait, and we spin, for ever."""
-        os.close(self._spare)
-        try:
-            with contextlib.suppress(OSError):
-                connection, _ = self._listening.accept()
-                with connection:
-                    self.refused += 1
-                    if self._refusal:
-                        connection.send(self._refusal, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-        finally:
-            self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
+        with contextlib.suppress(OSError):
+            connection, _ = self._listening.accept()
+            with connection:
+                self.refused += 1
+                if self._refusal:
+                    connection.send(self._refusal, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        # Another thread may have taken its place; then the next refusal tries without.
+        with contextlib.suppress(OSError):
+            self._spare = _spare_descriptor()
 
     def close(self) -> None:
         """Stop listening and remove the socket from the file system if it is still ours. May be called again."""
@@ -215,7 +217,8 @@ class Listener:
         if socket_path.identity(self.path) == self._identity:
             self.path.unlink(missing_ok=True)
         self._listening.close()
-        os.close(self._spare)
+        if self._spare is not None:
+            os.close(self._spare)
 
     def __enter__(self) -> Listener:
         return self
@@ -298,6 +301,10 @@ def _socket() -> socket.socket:
     made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     made.setblocking(False)
     return made
+
+
+def _spare_descriptor() -> int:
+    return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _descriptors(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
