@@ -1,0 +1,32 @@
+"""Unmodified azure-storage-blob programs give the right answers over the HTTP front (design §5, front)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from azure.storage.blob import BlobServiceClient
+from azure.storage.blob.aio import BlobServiceClient as AsyncBlobServiceClient
+
+from pvblob.blobs.auth import DEVELOPMENT_ACCOUNT
+from tests.end_to_end.programs import PROGRAMS, Program
+from tests.end_to_end.programs_aio import ASYNC_PROGRAMS
+
+ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+CREDENTIAL = {"account_name": DEVELOPMENT_ACCOUNT, "account_key": ACCOUNT_KEY}
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
+def test_a_sync_program_gives_its_value_over_http(http_host: str, program: Program, tmp_path: Path) -> None:
+    url = f"{http_host}/{DEVELOPMENT_ACCOUNT}"
+    with BlobServiceClient(url, CREDENTIAL, retry_total=0, **program.client_options) as service:
+        assert program.run(service, tmp_path) == program.expected
+
+
+@pytest.mark.parametrize("program", ASYNC_PROGRAMS, ids=lambda program: program.name)
+async def test_an_async_program_gives_its_value_over_http(
+    http_host: str, program: Program, tmp_path: Path
+) -> None:
+    url = f"{http_host}/{DEVELOPMENT_ACCOUNT}"
+    async with AsyncBlobServiceClient(url, CREDENTIAL, retry_total=0, **program.client_options) as service:
+        assert await program.run(service, tmp_path) == program.expected
