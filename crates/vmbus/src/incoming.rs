@@ -1,121 +1,174 @@
-//! The receiver's half of a ring: take packets as judged private copies, commit what was read, prepare to sleep.
+//! The receiving end of a ring.
 //!
-//! The read index is private and only published (H8). `commit` returns whether a sender that waits for room must be
-//! signalled; `prepare_sleep` is the handshake after which a new packet is sure to signal (spec/vmbus.md §1.5).
+//! Flow: `mask`, then `next` until there is nothing, `commit` once per batch, `prepare_sleep` before waiting for a signal.
+//! Invariants: the read index is private and only ever published (H8); a packet is copied to private memory once and only the copy
+//! is judged and handed out (H4); an impossible value ends the ring for good (H5 to H7). Must not know what packets mean.
+//! Source: spec/vmbus.md §1.5.
 
-use crate::layout::{DESCRIPTOR_SIZE, FEATURE_PENDING_SEND_SIZE, TRAILER_SIZE, Word};
+use crate::corruption::Corruption;
+use crate::layout::{ALIGNMENT, DESCRIPTOR_SIZE, FEATURE_PENDING_SEND_SIZE, PACKET_TOTAL_MIN, TRAILER_SIZE, Word};
 use crate::packet::{Descriptor, Packet};
-use crate::ring::{Corruption, RingMemory, advance, copy_out, foreign_index, used};
+use crate::ring::{RingMemory, advance, checked_data_size, copy_out, distance, judge_index};
 use crate::sync::{Ordering, fence};
 
-/// The receiver's half.
+/// The receiving end of a ring; one per ring.
 pub struct IncomingRing<M> {
     memory: M,
-    /// Where the next packet begins: always < data size and a multiple of 8.
-    read_index: u32,
-    /// What the sender has been told.
+    data_size: u32,
+    /// Where the next packet starts.
+    read: u32,
+    /// What the peer knows: `read` as of the last commit.
     committed: u32,
+    /// The peer's write index as last judged. Whole packets lie before it, for an honest peer commits nothing else.
+    write: u32,
+    /// `prepare_sleep` has cleared the mask and nothing of ours has set it since.
+    armed: bool,
+    /// Once corrupt, always corrupt.
+    corruption: Option<Corruption>,
 }
 
 impl<M: RingMemory> IncomingRing<M> {
-    /// Takes the receiving half of an initialised ring. The mask stays as it is, 0: the first packet signals.
+    /// Takes the receiving end of a freshly initialised ring; asks for no signals until [`prepare_sleep`](Self::prepare_sleep).
+    ///
+    /// Panics if the data size is no ring's (multiple of 8, at least 40 bytes, below 2 GiB): a defect of the caller's.
     pub fn new(memory: M) -> Self {
-        memory.word(Word::ReadIndex).store(0, Ordering::Relaxed);
-        Self { memory, read_index: 0, committed: 0 }
+        Self::starting_at(memory, 0)
     }
 
-    fn available(&self) -> Result<u32, Corruption> {
-        // Acquire: the bytes below the index are there before it.
-        let write = foreign_index(&self.memory, Word::WriteIndex, Ordering::Acquire)?;
-        Ok(used(self.memory.data_size(), write, self.read_index))
+    /// The same with both indices at `index`, a multiple of 8 in the ring.
+    pub fn starting_at(memory: M, index: u32) -> Self {
+        let data_size = checked_data_size(&memory);
+        assert!(judge_index(Word::ReadIndex, index, data_size).is_ok(), "a ring that starts at {index:#x}");
+        // Relaxed: the peer may send before, but reads these only to decide on signals, and we look before we sleep.
+        memory.word(Word::ReadIndex).store(index, Ordering::Relaxed);
+        memory.word(Word::InterruptMask).store(1, Ordering::Relaxed);
+        Self { memory, data_size, read: index, committed: index, write: index, armed: false, corruption: None }
     }
 
-    /// Takes the next packet: copies it into `scratch`, then judges the copy (H1, H4–H6). `None`: the ring is empty.
-    pub fn next<'a>(&mut self, scratch: &'a mut Vec<u8>) -> Result<Option<Packet<'a>>, Corruption> {
+    /// Returns the memory the ring lies in.
+    pub fn memory(&self) -> &M {
+        &self.memory
+    }
+
+    /// Tells whether [`next`](Self::next) has something to say: a packet or a corruption. Cheap enough to spin on.
+    pub fn has_data(&self) -> bool {
+        // Relaxed: only a hint, `next` loads again before it touches data. An impossible index differs too.
+        self.corruption.is_some() || self.memory.word(Word::WriteIndex).load(Ordering::Relaxed) != self.read
+    }
+
+    /// Takes the next packet, if there is one: copies it into `scratch` and judges the copy.
+    ///
+    /// `scratch` grows to the largest packet seen, which is less than the ring. The packet's place in the ring is free for the
+    /// sender after [`commit`](Self::commit). After an error every further call returns the same error.
+    pub fn next<'s>(&mut self, scratch: &'s mut Vec<u8>) -> Result<Option<Packet<'s>>, Corruption> {
+        if let Some(corruption) = self.corruption {
+            return Err(corruption);
+        }
+        let taken = self.take(scratch);
+        if let Err(corruption) = taken {
+            self.corruption = Some(corruption);
+        }
+        taken
+    }
+
+    fn take<'s>(&mut self, scratch: &'s mut Vec<u8>) -> Result<Option<Packet<'s>>, Corruption> {
         let available = self.available()?;
         if available == 0 {
             return Ok(None);
         }
-        if (available as usize) < DESCRIPTOR_SIZE + TRAILER_SIZE {
-            return Err(Corruption::Fragment { available });
+        if (available as usize) < PACKET_TOTAL_MIN {
+            return Err(Corruption::Truncated { available });
         }
-        let mut bytes = [0; DESCRIPTOR_SIZE];
-        copy_out(&self.memory, self.read_index, &mut bytes);
-        let descriptor = Descriptor::parse(&bytes);
-        let kind = descriptor.check(available)?;
-        let size = usize::from(descriptor.length8) * 8;
-        scratch.resize(size, 0);
-        copy_out(&self.memory, self.read_index, scratch);
-        // The second copy may differ from the judged first one: the judged one wins (H4).
-        scratch[..DESCRIPTOR_SIZE].copy_from_slice(&bytes);
-        self.read_index = advance(self.memory.data_size(), self.read_index, (size + TRAILER_SIZE) as u32);
-        Packet::of_copy(scratch, descriptor, kind).map(Some)
+        let mut head = [0; DESCRIPTOR_SIZE];
+        copy_out(&self.memory, self.read, &mut head);
+        let descriptor = Descriptor::parse(&head, available)?;
+        let length = descriptor.length();
+        if scratch.len() < length {
+            scratch.resize(length, 0);
+        }
+        let copy = &mut scratch[..length];
+        // The descriptor is not read again: what was judged is what is used (H4).
+        copy[..DESCRIPTOR_SIZE].copy_from_slice(&head);
+        let behind = advance(self.read, DESCRIPTOR_SIZE as u32, self.data_size);
+        copy_out(&self.memory, behind, &mut copy[DESCRIPTOR_SIZE..]);
+        let packet = Packet::cut(descriptor, copy)?;
+        self.read = advance(self.read, (length + TRAILER_SIZE) as u32, self.data_size);
+        Ok(Some(packet))
     }
 
-    /// Tells the sender what has been read; returns whether it waits for room and must be signalled now.
+    /// Returns the bytes that may be read; looks at the peer's index only when what is known is used up.
+    fn available(&mut self) -> Result<u32, Corruption> {
+        if self.write == self.read {
+            // Acquire, with the release in the sender's commit: the packets before this index are in the ring.
+            let value = self.memory.word(Word::WriteIndex).load(Ordering::Acquire);
+            self.write = judge_index(Word::WriteIndex, value, self.data_size)?;
+        }
+        Ok(distance(self.read, self.write, self.data_size))
+    }
+
+    /// Gives the room of all packets taken back to the sender; true when it waits for that and must be signalled (spec §1.5).
+    #[must_use = "true means that the peer must be signalled"]
     pub fn commit(&mut self) -> bool {
-        if self.committed == self.read_index {
+        if self.read == self.committed {
             return false;
         }
-        let size = self.memory.data_size();
-        let before = std::mem::replace(&mut self.committed, self.read_index);
-        // Release: our reads of the packets are done before the sender may overwrite them.
-        self.memory.word(Word::ReadIndex).store(self.read_index, Ordering::Release);
-        // Full barrier: pairs with the sender's in `want_room` (spec §1.5 step 4b).
+        let old = std::mem::replace(&mut self.committed, self.read);
+        // Release: our copies are made before the sender may overwrite what they were made of.
+        self.memory.word(Word::ReadIndex).store(self.read, Ordering::Release);
+        // Full: this store and the loads below, against the sender's pending_send_sz and its last look. One of us sees the other.
+        // The sender also relies on it to see no older read index than the mask we may clear later.
         fence(Ordering::SeqCst);
-        if self.memory.word(Word::FeatureBits).load(Ordering::Relaxed) & FEATURE_PENDING_SEND_SIZE == 0 {
-            return false;
-        }
+        let features = self.memory.word(Word::FeatureBits).load(Ordering::Relaxed);
         let wanted = self.memory.word(Word::PendingSendSize).load(Ordering::Relaxed);
-        if wanted == 0 {
+        if features & FEATURE_PENDING_SEND_SIZE == 0 || wanted == 0 {
             return false;
         }
-        // The read barrier of step 4d: the write index is not older than the wish.
+        // Acquire: a write index at least as new as the wish, which was made with that index published.
         fence(Ordering::Acquire);
-        let Ok(write) = foreign_index(&self.memory, Word::WriteIndex, Ordering::Relaxed) else {
-            return false; // the next `next` reports it
-        };
-        let free_now = size - used(size, write, self.read_index);
-        let freed = used(size, self.read_index, before);
-        // Only on the transition: before this batch there was not enough, now there is (step 4f, as Linux counts).
-        free_now.saturating_sub(freed) <= wanted && free_now > wanted
+        let write = self.memory.word(Word::WriteIndex).load(Ordering::Relaxed);
+        if judge_index(Word::WriteIndex, write, self.data_size).is_err() {
+            return false; // `next` will say so
+        }
+        self.made_room(old, write, wanted)
     }
 
-    /// Tells the sender not to signal: we are looking anyway.
+    /// Tells whether moving the read index from `old` made room for `wanted` bytes that had none (the table in spec §1.5).
+    fn made_room(&self, old: u32, write: u32, wanted: u32) -> bool {
+        // Rounded down because some peers ask for ring size - 1.
+        let wanted = wanted - wanted % ALIGNMENT as u32;
+        let free = self.data_size - distance(self.read, write, self.data_size);
+        // A peer that moved its write index back can make this negative; then there was no room.
+        let free_before = free.saturating_sub(distance(old, self.read, self.data_size));
+        free_before <= wanted && free > wanted
+    }
+
+    /// Asks for no signals: the ring is being drained anyway.
     pub fn mask(&mut self) {
-        // Relaxed: at worst one signal comes without need.
+        self.armed = false;
+        // Relaxed: a sender that still sees 0 gives one signal too many.
         self.memory.word(Word::InterruptMask).store(1, Ordering::Relaxed);
     }
 
-    /// Asks for signals and looks again: true = the ring is empty and the next packet signals; false = there is data,
-    /// and signals are masked again.
+    /// Asks for a signal and looks once more: true = the ring is empty, sleep; false = there is data, no signal was asked for.
+    ///
+    /// Panics if packets were taken and not committed: the sender signals only when it sees that all was read (spec §1.4).
+    #[must_use = "false means that there is data and no signal will come"]
     pub fn prepare_sleep(&mut self) -> bool {
+        assert_eq!(self.read, self.committed, "commit before sleeping");
         self.memory.word(Word::InterruptMask).store(0, Ordering::Relaxed);
-        // Full barrier: pairs with the sender's in `commit`. Either we see its new index here, or it sees the mask cleared
-        // and signals.
+        // Full: mask = 0 and the look below, against the sender's write_index store and its load of the mask.
         fence(Ordering::SeqCst);
         if self.has_data() {
             self.mask();
             return false;
         }
+        self.armed = true;
         true
     }
 
-    /// Tells whether there is something to take: a packet, or a corruption to report.
-    pub fn has_data(&self) -> bool {
-        self.available() != Ok(0)
-    }
-
-    /// After a sleep that ended without signal: reports if the sender masked us while we slept (H20).
-    pub fn check_mask(&self) -> Result<(), Corruption> {
-        match self.memory.word(Word::InterruptMask).load(Ordering::Relaxed) {
-            0 => Ok(()),
-            _ => Err(Corruption::MaskTampered),
-        }
-    }
-
-    /// The memory behind the ring.
-    pub fn memory(&self) -> &M {
-        &self.memory
+    /// Tells whether the mask was set behind our back while we wait for a signal, which then never comes (H20).
+    pub fn mask_tampered(&self) -> bool {
+        // Relaxed: compared with what this end itself wrote last.
+        self.armed && self.memory.word(Word::InterruptMask).load(Ordering::Relaxed) != 0
     }
 }

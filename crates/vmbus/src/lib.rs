@@ -1,24 +1,27 @@
-//! The VMBus channel between processes: rings in shared memory, packets, guest pages, doorbells. Source: spec/vmbus.md.
+//! The VMBus channel between processes: rings in shared memory, packets, GPA ranges and doorbells.
 //!
-//! A channel is two rings. Each side holds the sending half of one ([`outgoing`]) and the receiving half of the other
-//! ([`incoming`]); both are generic over the memory behind them ([`ring::RingMemory`]), so the same code runs over shared
-//! mappings ([`mapped`]) and under a model checker. The ring decides whether the peer must be signalled; the caller does
-//! it ([`doorbell`]). This crate knows no device, no Python, and trusts nothing its peer writes.
+//! Flow of one packet: [`outgoing`] (encode with [`packet`], copy into the ring, commit) → shared memory → [`doorbell`] if the
+//! receiver asked for it → [`incoming`] (copy out once, judge the copy) → [`gpa`] (find the lent pages it names).
+//! Invariant: whatever the peer writes, at whatever moment, is an error value here: never a panic, an unbounded loop or an access
+//! outside the mapping. Must not know: any device, any Python. Sources: spec/vmbus.md §1, §2, §5, §7; design rules 1 and 2.
+
+pub mod corruption;
+pub mod gpa;
+pub mod incoming;
+pub mod layout;
+pub mod outgoing;
+pub mod packet;
+pub mod poll;
+pub mod ring;
+pub mod sync;
 
 #[cfg(not(feature = "loom"))]
 pub mod doorbell;
-pub mod gpa;
 #[cfg(not(feature = "loom"))]
-pub mod guest_memory;
-pub mod incoming;
-pub mod layout;
+mod guest_memory;
 #[cfg(not(feature = "loom"))]
 pub mod mapped;
 #[cfg(not(feature = "loom"))]
 pub mod memory;
-pub mod outgoing;
-pub mod packet;
 #[cfg(not(feature = "loom"))]
-pub mod poll;
-pub mod ring;
-pub mod sync;
+mod span;

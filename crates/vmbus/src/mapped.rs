@@ -1,14 +1,16 @@
-//! A ring in a shared mapping: [`RingMemory`] over a control page and the data pages behind it.
+//! A ring in a mapped region: control page first, data pages behind it.
+//!
+//! Invariant: the ring lies inside its region and holds it mapped. Must not know the protocol. Source: spec/vmbus.md §1.1.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::layout::{PAGE_SIZE, Word};
+use crate::layout::{CONTROL_PAGE_SIZE, FEATURE_PENDING_SEND_SIZE, PAGE_SIZE, Word};
 use crate::memory::Region;
 use crate::ring::RingMemory;
+use crate::sync::{AtomicU32, Ordering};
 
-/// One ring: `size` bytes of a region from `base`, the first page being the control page.
-#[derive(Clone)]
+/// One ring of a channel, in memory that the peer has mapped too.
+#[derive(Clone, Debug)]
 pub struct MappedRing {
     region: Arc<Region>,
     base: usize,
@@ -16,21 +18,33 @@ pub struct MappedRing {
 }
 
 impl MappedRing {
-    /// Takes a ring of `size` bytes, control page included: at least two pages, whole pages. Panics otherwise, for the
-    /// caller has checked what a peer said (H15).
+    /// Takes `size` bytes at `base` of a region as a ring: the control page and at least one data page.
+    ///
+    /// Panics if `base` or `size` is not a multiple of 4096, `size` is below 8192 or above 2 GiB, or it is not inside: whoever opens a
+    /// channel has judged the peer's numbers before (H15).
     pub fn new(region: Arc<Region>, base: usize, size: usize) -> Self {
-        assert!(size >= 2 * PAGE_SIZE && size.is_multiple_of(PAGE_SIZE) && base.is_multiple_of(PAGE_SIZE));
-        assert!(base + size <= region.len(), "the ring lies outside its region");
-        let data_size = u32::try_from(size - PAGE_SIZE).expect("rings are far smaller than 4 GiB");
-        Self { region, base, data_size }
+        let whole_pages = base.is_multiple_of(PAGE_SIZE) && size.is_multiple_of(PAGE_SIZE);
+        assert!(whole_pages && size > CONTROL_PAGE_SIZE && size <= i32::MAX as usize, "a ring of {size} bytes at {base}");
+        region.address(base, size);
+        Self { region, base, data_size: (size - CONTROL_PAGE_SIZE) as u32 }
     }
 
-    /// Zeroes the control words: an empty ring that signals.
+    /// Zeroes the control page and sets the feature bit: done by the guest to both rings, before it opens the channel.
     pub fn initialise(&self) {
-        use Word::*;
-        for word in [WriteIndex, ReadIndex, InterruptMask, PendingSendSize, FeatureBits] {
-            self.word(word).store(0, Ordering::Relaxed); // nobody else sees the ring yet
-        }
+        self.region.fill_zero(self.base, CONTROL_PAGE_SIZE);
+        // Relaxed: the channel is opened by a message after this, and that orders everything.
+        self.word(Word::FeatureBits).store(FEATURE_PENDING_SEND_SIZE, Ordering::Relaxed);
+    }
+
+    /// Returns the region the ring lies in.
+    pub fn region(&self) -> &Arc<Region> {
+        &self.region
+    }
+
+    fn data(&self, at: u32, length: usize) -> usize {
+        let inside = at <= self.data_size && length <= (self.data_size - at) as usize;
+        assert!(inside, "bytes {at} + {length} of a ring of {} bytes", self.data_size);
+        self.base + CONTROL_PAGE_SIZE + at as usize
     }
 }
 
@@ -40,16 +54,14 @@ impl RingMemory for MappedRing {
     }
 
     fn word(&self, word: Word) -> &AtomicU32 {
-        self.region.atomic_u32(self.base + word as usize)
+        self.region.atomic_u32(self.base + word.offset())
     }
 
     fn read(&self, at: u32, into: &mut [u8]) {
-        debug_assert!(at as usize + into.len() <= self.data_size as usize);
-        self.region.read(self.base + PAGE_SIZE + at as usize, into);
+        self.region.read(self.data(at, into.len()), into);
     }
 
-    fn write(&self, at: u32, bytes: &[u8]) {
-        debug_assert!(at as usize + bytes.len() <= self.data_size as usize);
-        self.region.write(self.base + PAGE_SIZE + at as usize, bytes);
+    fn write(&self, at: u32, from: &[u8]) {
+        self.region.write(self.data(at, from.len()), from);
     }
 }

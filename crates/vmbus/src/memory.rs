@@ -1,42 +1,63 @@
-//! Memory shared with a peer: mappings of sealed memfds, and the only `unsafe` of this crate.
+//! Memory shared with a peer that may change it at any moment; the only `unsafe` of this crate.
 //!
-//! The peer may write any byte at any moment. So this module never forms a reference to shared bytes: it copies them in
-//! and out through raw pointers, hands them to system calls, or exposes single aligned words as atomics. Every offset is
-//! checked against the mapping; a wrong one is our own bug, never a peer's doing, and panics.
+//! Flow: a sealed memfd → [`Region`], a mapping → copies, atomic words, file reads that go straight into it.
+//! Invariant: no `&[u8]` or `&mut [u8]` over shared memory ever exists, because a reference promises the compiler bytes that nobody
+//! else changes. Bytes cross the border by copies between raw pointers; words by atomics; files by system calls.
+//!
+//! Why plain copies and not volatile ones: a racing write makes the *copied value* arbitrary, and callers treat it as arbitrary
+//! anyway (they judge the copy). What must be excluded is that the compiler reads the source a second time in place of the copy.
+//! The source is a mapping made by the kernel, its address has escaped, and a compiler fence follows each copy: a load moved behind
+//! the fence would have to assume that nobody wrote in between, which the fence denies. Volatile copies would give the same
+//! and cost the block-copy instructions on which large transfers depend.
+//!
+//! SIGBUS cannot be provoked: the seals keep the size, huge pages (whose pool can run dry) are refused.
+//! Must not know: rings, packets, who the peer is. Sources: design rule 1; spec/vmbus.md §5 (last paragraph).
+
 #![allow(unsafe_code)]
 
-use std::ffi::c_void;
+use std::error::Error;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
-use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering, compiler_fence};
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create};
-use rustix::mm::{MapFlags, MremapFlags, ProtFlags, mmap, mmap_anonymous, mremap_fixed, munmap};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, fstatfs, ftruncate, memfd_create};
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
 use crate::layout::PAGE_SIZE;
 
-/// The seals without which a peer could shrink a file under a mapping and kill us with SIGBUS (design rule 1).
-const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
+pub use crate::span::{FileRead, ReadEnd, Span, SpanList};
 
-/// Buffers that one `preadv2` takes; the kernel's limit is 1024.
-const IOV_MAX: usize = 512;
+/// The seals without which shared memory could shrink under a mapping.
+const REQUIRED_SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
-/// Why a peer's descriptor is not accepted as memory.
+/// File system type of memfds with ordinary pages.
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+/// Most memory parts per system call; more are done in several.
+pub(crate) const PARTS_MAX: usize = 128;
+
+/// Why a descriptor was not mapped.
 #[derive(Debug)]
 pub enum RegionError {
-    /// It is no memfd, or lacks seals.
-    Unsealed(SealFlags),
-    /// Its size is not what was announced.
+    /// The descriptor is no memfd, so it cannot be sealed.
+    NotSealable,
+    /// A memfd without the seals SHRINK, GROW and SEAL.
+    SealsMissing {
+        /// The seals it has, as F_GET_SEALS returns them.
+        found: u32,
+    },
+    /// A memfd of huge pages.
+    HugePages,
+    /// The memfd has another size than was said.
     Size {
-        /// Bytes announced.
-        announced: u64,
+        /// Bytes said.
+        declared: u64,
         /// Bytes it has.
         actual: u64,
     },
-    /// The announced length is 0, no multiple of a page, or too large for an address space.
+    /// A length that is 0, no multiple of the page size, or more than can be mapped.
     Length(u64),
     /// The system refused.
     System(io::Error),
@@ -45,299 +66,298 @@ pub enum RegionError {
 impl fmt::Display for RegionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unsealed(seals) => write!(f, "the descriptor is no memfd sealed with SHRINK, GROW and SEAL ({seals:?})"),
-            Self::Size { announced, actual } => write!(f, "{announced} bytes were announced, the memfd has {actual}"),
-            Self::Length(length) => write!(f, "{length} bytes are no whole number of pages"),
-            Self::System(error) => write!(f, "the memory cannot be mapped: {error}"),
+            Self::NotSealable => f.write_str("the descriptor is not a memfd; share memory made by memfd_create"),
+            Self::SealsMissing { found } => {
+                write!(f, "the memfd has seals {found:#x}; add F_SEAL_SHRINK, F_SEAL_GROW and F_SEAL_SEAL")
+            }
+            Self::HugePages => f.write_str("the memfd has huge pages; make it without MFD_HUGETLB"),
+            Self::Size { declared, actual } => write!(f, "the memfd has {actual} bytes, {declared} were declared"),
+            Self::Length(length) => write!(f, "{length} bytes: not a positive multiple of {PAGE_SIZE} that can be mapped"),
+            Self::System(error) => write!(f, "mapping the memfd failed: {error}"),
         }
     }
 }
 
-impl std::error::Error for RegionError {}
-
-impl From<io::Error> for RegionError {
-    fn from(error: io::Error) -> Self {
-        Self::System(error)
-    }
-}
+impl Error for RegionError {}
 
 impl From<rustix::io::Errno> for RegionError {
-    fn from(error: rustix::io::Errno) -> Self {
-        Self::System(error.into())
+    fn from(errno: rustix::io::Errno) -> Self {
+        Self::System(errno.into())
     }
 }
 
-/// A mapping of memory that a peer has mapped too. Unmapped when dropped.
-pub struct Region {
-    address: NonNull<c_void>,
-    length: usize,
+impl From<RegionError> for io::Error {
+    fn from(error: RegionError) -> Self {
+        match error {
+            RegionError::System(error) => error,
+            other => io::Error::new(io::ErrorKind::InvalidInput, other),
+        }
+    }
 }
 
-// SAFETY: a Region is an address range that lives until the drop. Access through `&Region` is by raw copies, atomics and
-// system calls, which tolerate concurrent writers, in this process as in the peer's.
+/// A mapping of shared memory. Unmapped when dropped; hold it in an `Arc` wherever a pointer into it is kept.
+pub struct Region {
+    base: NonNull<u8>,
+    length: usize,
+    writable: bool,
+    /// Kept by regions that came from a peer, so that rings can be laid out from their pages later.
+    fd: Option<OwnedFd>,
+}
+
+// SAFETY: `base` is a process-wide mapping, which does not belong to a thread; all access is by copies and atomics, which make no
+// claim on exclusive use.
 unsafe impl Send for Region {}
-// SAFETY: as above.
+// SAFETY: as for Send; every method takes `&self` and tolerates that others, in this process or not, write at the same time.
 unsafe impl Sync for Region {}
 
-impl fmt::Debug for Region {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Region({} bytes)", self.length)
-    }
+/// A run of adjacent pages of a region that came from a peer.
+#[derive(Clone, Copy)]
+pub struct PageRun<'a> {
+    /// The region, made by [`Region::map_sealed`].
+    pub region: &'a Region,
+    /// First page, counted in the region.
+    pub first_page: usize,
+    /// Number of pages, > 0.
+    pub pages: usize,
 }
 
 impl Region {
-    fn map(fd: BorrowedFd<'_>, length: usize, protection: ProtFlags) -> io::Result<Self> {
-        // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
-        let address = unsafe { mmap(ptr::null_mut(), length, protection, MapFlags::SHARED, fd, 0) }?;
-        let address = NonNull::new(address).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { address, length })
+    /// Makes zeroed memory of `length` bytes (a positive multiple of 4096), sealed, mapped, ready to be lent.
+    ///
+    /// Returns the mapping and the descriptor to send to the host; `name` appears in /proc only.
+    pub fn create_sealed(name: &str, length: usize) -> io::Result<(Self, OwnedFd)> {
+        let fd = Self::create(name, length)?;
+        fcntl_add_seals(&fd, REQUIRED_SEALS)?;
+        let region = Self::map(fd.as_fd(), length, ProtFlags::READ | ProtFlags::WRITE)?;
+        Ok((region, fd))
     }
 
-    /// Creates `length` zero bytes (whole pages) in a sealed memfd; returns the mapping and the descriptor to share.
-    pub fn create_sealed(name: &str, length: usize) -> io::Result<(Self, OwnedFd)> {
+    /// Makes one zeroed page that this process writes and others, given the descriptor, can only read.
+    pub fn create_host_page() -> io::Result<(Self, OwnedFd)> {
+        let fd = Self::create("pvblob-host-page", PAGE_SIZE)?;
+        // FUTURE_WRITE leaves existing mappings writable, so ours comes first.
+        let region = Self::map(fd.as_fd(), PAGE_SIZE, ProtFlags::READ | ProtFlags::WRITE)?;
+        fcntl_add_seals(&fd, REQUIRED_SEALS | SealFlags::FUTURE_WRITE)?;
+        Ok((region, fd))
+    }
+
+    fn create(name: &str, length: usize) -> io::Result<OwnedFd> {
+        mappable(length as u64)?;
         let fd = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         ftruncate(&fd, length as u64)?;
-        fcntl_add_seals(&fd, SEALS)?;
-        Ok((Self::map(fd.as_fd(), length, ProtFlags::READ | ProtFlags::WRITE)?, fd))
+        Ok(fd)
     }
 
-    /// Creates one page that we write and whoever gets the descriptor can only read.
-    pub fn create_host_page(name: &str) -> io::Result<(Self, OwnedFd)> {
-        let fd = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-        ftruncate(&fd, PAGE_SIZE as u64)?;
-        let page = Self::map(fd.as_fd(), PAGE_SIZE, ProtFlags::READ | ProtFlags::WRITE)?;
-        // After our own mapping: FUTURE_WRITE leaves existing ones writable.
-        fcntl_add_seals(&fd, SEALS.union(SealFlags::FUTURE_WRITE))?;
-        Ok((page, fd))
-    }
-
-    /// Maps memory that a peer lends. The descriptor must be a memfd sealed against shrinking, of exactly this length.
+    /// Maps memory that a peer lends, for reading and writing; keeps a duplicate of the descriptor.
+    ///
+    /// Refuses whatever could change its size, fault, or is not `length` bytes long (design rule 1). `length`: as the peer declared.
     pub fn map_sealed(fd: BorrowedFd<'_>, length: u64) -> Result<Self, RegionError> {
-        let length = checked(fd, length)?;
-        Ok(Self::map(fd, length, ProtFlags::READ | ProtFlags::WRITE)?)
+        let length = judge(fd, length)?;
+        let mut region = Self::map(fd, length, ProtFlags::READ | ProtFlags::WRITE)?;
+        region.fd = Some(fd.try_clone_to_owned().map_err(RegionError::System)?);
+        Ok(region)
     }
 
-    /// Maps sealed memory for reading only; writing to it through this Region would fault.
+    /// Maps sealed memory for reading only; `length` as declared.
+    ///
+    /// Writing to the result, or asking for an atomic of it, panics: use [`load_u32`](Self::load_u32).
     pub fn map_read_only(fd: BorrowedFd<'_>, length: u64) -> Result<Self, RegionError> {
-        let length = checked(fd, length)?;
+        let length = judge(fd, length)?;
         Ok(Self::map(fd, length, ProtFlags::READ)?)
     }
 
-    /// Maps scattered runs of other regions (region, offset, length; whole pages) once more, one behind the other.
-    pub fn map_linear(runs: &[(Arc<Region>, usize, usize)]) -> io::Result<Self> {
-        let length = runs.iter().map(|run| run.2).sum();
-        // SAFETY: reserves fresh address space, touching no existing memory.
-        let address = unsafe { mmap_anonymous(ptr::null_mut(), length, ProtFlags::empty(), MapFlags::PRIVATE) }?;
-        let linear = Self { address: NonNull::new(address).ok_or(io::ErrorKind::OutOfMemory)?, length };
+    fn map(fd: BorrowedFd<'_>, length: usize, access: ProtFlags) -> rustix::io::Result<Self> {
+        // SAFETY: no address is asked for, so the kernel picks one that overlaps nothing.
+        let base = unsafe { mmap(ptr::null_mut(), length, access, MapFlags::SHARED, fd, 0) }?;
+        Ok(Self::adopt(base.cast(), length, access.contains(ProtFlags::WRITE)))
+    }
+
+    /// Takes a mapping just made; the only place that constructs a region.
+    fn adopt(base: *mut u8, length: usize, writable: bool) -> Self {
+        let base = NonNull::new(base).expect("mmap never places a mapping at address 0 by itself");
+        Self { base, length, writable, fd: None }
+    }
+
+    /// Lays runs of pages out one after the other in one linear mapping: a ring whose pages come in any order (spec §1.1).
+    ///
+    /// Fails if a run is empty, passes its region, or the region did not come from a peer ([`map_sealed`](Self::map_sealed)). Each run
+    /// costs a kernel mapping, of which a process has about 65,000: the caller bounds them.
+    pub fn map_pages(runs: &[PageRun<'_>]) -> io::Result<Self> {
+        let total: usize = runs.iter().map(|run| run.pages).sum();
+        if total == 0 || !runs.iter().all(PageRun::is_sound) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a run of pages outside its region"));
+        }
+        let length = total * PAGE_SIZE;
+        // SAFETY: no address is asked for, so the kernel picks one that overlaps nothing.
+        let base = unsafe { mmap_anonymous(ptr::null_mut(), length, ProtFlags::empty(), MapFlags::PRIVATE) }?;
+        // From here on the drop of `linear` unmaps all of it, also when a run fails.
+        let linear = Self::adopt(base.cast(), length, true);
         let mut at = 0;
-        for (region, offset, length) in runs {
-            let from = region.address(*offset, *length).cast::<c_void>();
-            let to = linear.address(at, *length).cast::<c_void>();
-            // SAFETY: old length 0 duplicates a shared mapping's pages (mremap(2)); `from` lies in a live shared mapping,
-            // and `to..to + length` lies in the reservation above, which nobody else knows.
-            unsafe { mremap_fixed(from, 0, *length, MremapFlags::MAYMOVE, to) }?;
-            at += length;
+        for run in runs {
+            linear.place(at, run)?;
+            at += run.pages * PAGE_SIZE;
         }
         Ok(linear)
     }
 
-    /// Length in bytes.
+    /// Replaces a part of our own reservation by a run of pages.
+    fn place(&self, at: usize, run: &PageRun<'_>) -> io::Result<()> {
+        let length = run.pages * PAGE_SIZE;
+        let address = self.checked(at, length);
+        let fd = run.region.fd.as_ref().ok_or(io::ErrorKind::InvalidInput)?;
+        let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::FIXED);
+        // SAFETY: FIXED replaces exactly `at..at + length` of a mapping that is ours, was just made, and nobody has used yet.
+        unsafe { mmap(address.cast(), length, access, flags, fd, (run.first_page * PAGE_SIZE) as u64) }?;
+        Ok(())
+    }
+
+    /// Returns the size in bytes, a positive multiple of 4096.
+    #[allow(clippy::len_without_is_empty, reason = "a region is never empty")]
     pub fn len(&self) -> usize {
         self.length
     }
 
-    /// Tells whether the region has no bytes; none is made so.
-    pub fn is_empty(&self) -> bool {
-        self.length == 0
+    /// Tells whether this mapping may be written.
+    pub fn is_writable(&self) -> bool {
+        self.writable
     }
 
-    /// Returns where `length` bytes at `offset` lie. Panics when they do not lie in the region.
+    /// Returns the address of `length` bytes at `offset`, for those who export it as a foreign buffer.
     ///
-    /// The pointer is good as long as the Region lives; whoever follows it meets concurrent writers.
+    /// Panics if they are not inside. Valid while the region lives; never to be made a Rust reference to bytes.
     pub fn address(&self, offset: usize, length: usize) -> *mut u8 {
-        let inside = offset.checked_add(length).is_some_and(|end| end <= self.length);
-        assert!(inside, "bytes {offset}+{length} lie outside a region of {}", self.length);
-        // SAFETY: offset ≤ length of one mapping, checked above.
-        unsafe { self.address.as_ptr().cast::<u8>().add(offset) }
+        self.checked(offset, length)
     }
 
-    /// Copies bytes out. The peer may be writing them: the copy is all that may be judged.
+    fn checked(&self, offset: usize, length: usize) -> *mut u8 {
+        let inside = offset <= self.length && length <= self.length - offset;
+        assert!(inside, "bytes {offset} + {length} of a region of {} bytes", self.length);
+        self.base.as_ptr().wrapping_add(offset)
+    }
+
+    fn checked_writable(&self, offset: usize, length: usize) -> *mut u8 {
+        assert!(self.writable, "writing to a region that is mapped read-only");
+        self.checked(offset, length)
+    }
+
+    /// Copies bytes at `offset` to private memory. Panics if they are not inside: offsets of a peer are judged before.
     pub fn read(&self, offset: usize, into: &mut [u8]) {
-        let from = self.address(offset, into.len());
-        // SAFETY: `from` is valid for reads of that many bytes; `into` is private, so the two do not overlap. A peer that
-        // writes meanwhile is another process, not a thread of this program: the copy then holds a mixture, which every
-        // caller expects. Volatile byte accesses would promise no more and be far slower.
-        unsafe { ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len()) }
+        let from = self.checked(offset, into.len());
+        // SAFETY: `from` is readable for the length (checked; mapped while `self` lives); `into` is a private, exclusive slice and so
+        // does not overlap a mapping, over which no slice is ever formed. Racing writers: see the module's text.
+        unsafe { ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len()) };
+        compiler_fence(Ordering::SeqCst);
     }
 
-    /// Copies bytes in.
-    pub fn write(&self, offset: usize, bytes: &[u8]) {
-        let to = self.address(offset, bytes.len());
-        // SAFETY: as in `read`, the other way round.
-        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) }
+    /// Copies private bytes to `offset`. Panics if they are not inside or the region is read-only.
+    pub fn write(&self, offset: usize, from: &[u8]) {
+        let into = self.checked_writable(offset, from.len());
+        // SAFETY: `into` is writable for the length (checked; mapped while `self` lives); `from` is private memory, as in `read`.
+        unsafe { ptr::copy_nonoverlapping(from.as_ptr(), into, from.len()) };
+        compiler_fence(Ordering::SeqCst);
     }
 
-    /// Exposes one word. Panics when it is not aligned to 4 bytes.
+    /// Writes zeros. Panics if the bytes are not inside or the region is read-only.
+    pub fn fill_zero(&self, offset: usize, length: usize) {
+        let into = self.checked_writable(offset, length);
+        // SAFETY: writable for the length, as in `write`.
+        unsafe { ptr::write_bytes(into, 0, length) };
+        compiler_fence(Ordering::SeqCst);
+    }
+
+    /// Returns the word at `offset`. Panics if it is not inside, not a multiple of 4, or the region is read-only.
+    ///
+    /// Words that are used as atomics are not to be copied over with [`write`](Self::write) while others use them.
     pub fn atomic_u32(&self, offset: usize) -> &AtomicU32 {
-        assert!(offset.is_multiple_of(4), "a word at {offset} is not aligned");
-        let word = self.address(offset, 4).cast::<u32>();
-        // SAFETY: aligned (mappings begin at pages), inside the mapping for as long as `self` is borrowed, and accessed by
-        // us through atomics alone; AtomicU32 allows any concurrent modification.
+        let word = self.checked_writable(offset, 4).cast::<u32>();
+        assert!(word.is_aligned(), "a word at offset {offset}");
+        // SAFETY: aligned, inside, and mapped for as long as the borrow of `self`; writable, so every operation is allowed. Other
+        // processes use the same machine words with atomic instructions.
         unsafe { AtomicU32::from_ptr(word) }
+    }
+
+    /// Loads the word at `offset` with no ordering, also of a read-only region. Panics if not inside or not a multiple of 4.
+    pub fn load_u32(&self, offset: usize) -> u32 {
+        let word = self.checked(offset, 4).cast::<u32>();
+        assert!(word.is_aligned(), "a word at offset {offset}");
+        // SAFETY: as in `atomic_u32`, but possibly read-only memory: the reference stays in this function, which does nothing but
+        // the one relaxed load of a machine word that std guarantees to work there.
+        let word = unsafe { AtomicU32::from_ptr(word) };
+        word.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Region {
     fn drop(&mut self) {
-        // SAFETY: this mapping is ours, and every borrow of it has ended. An error could only leave it mapped.
-        let _ = unsafe { munmap(self.address.as_ptr(), self.length) };
+        // SAFETY: `base..base + length` is one reservation of ours (`adopt` is the only constructor); no borrow of `self` is left, and
+        // exported addresses are valid only while the region lives.
+        // The result says nothing that could be acted on: unmapping a whole mapping of ours does not fail.
+        let _ = unsafe { munmap(self.base.as_ptr().cast(), self.length) };
     }
 }
 
-/// Checks a peer's descriptor: seals first, then the size, which the seals keep from changing.
-fn checked(fd: BorrowedFd<'_>, announced: u64) -> Result<usize, RegionError> {
-    let length = usize::try_from(announced).map_err(|_| RegionError::Length(announced))?;
-    if length == 0 || !length.is_multiple_of(PAGE_SIZE) || isize::try_from(length).is_err() {
-        return Err(RegionError::Length(announced));
+impl fmt::Debug for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Region").field("length", &self.length).field("writable", &self.writable).finish_non_exhaustive()
     }
-    let seals = fcntl_get_seals(fd).unwrap_or(SealFlags::empty()); // EINVAL: no memfd at all
-    if !seals.contains(SEALS) {
-        return Err(RegionError::Unsealed(seals));
+}
+
+impl PageRun<'_> {
+    fn is_sound(&self) -> bool {
+        let pages = self.region.length / PAGE_SIZE;
+        self.region.fd.is_some() && self.pages > 0 && self.first_page <= pages && self.pages <= pages - self.first_page
     }
+}
+
+fn mappable(length: u64) -> Result<usize, RegionError> {
+    match usize::try_from(length) {
+        Ok(size) if size > 0 && size.is_multiple_of(PAGE_SIZE) && size <= isize::MAX as usize => Ok(size),
+        _ => Err(RegionError::Length(length)),
+    }
+}
+
+/// Judges a descriptor from a peer; returns the length to map.
+fn judge(fd: BorrowedFd<'_>, declared: u64) -> Result<usize, RegionError> {
+    let length = mappable(declared)?;
+    let seals = fcntl_get_seals(fd).map_err(|_| RegionError::NotSealable)?;
+    if !seals.contains(REQUIRED_SEALS) {
+        return Err(RegionError::SealsMissing { found: seals.bits() });
+    }
+    // After the seals were seen, so this size is final.
     let actual = fstat(fd)?.st_size as u64;
-    if actual != announced {
-        return Err(RegionError::Size { announced, actual });
+    if actual != declared {
+        return Err(RegionError::Size { declared, actual });
+    }
+    if fstatfs(fd)?.f_type as u64 != TMPFS_MAGIC {
+        return Err(RegionError::HugePages);
     }
     Ok(length)
 }
 
-/// A run of bytes in one region.
-#[derive(Clone, Debug)]
-pub struct Span {
-    /// The region; it stays mapped as long as any span of it lives.
-    pub region: Arc<Region>,
-    /// First byte.
-    pub offset: usize,
-    /// Length in bytes.
-    pub length: usize,
+/// Reads a file straight into parts of regions with one system call; returns the bytes read, 0 at the end of the file.
+///
+/// `parts`: (region, offset, length), at most `PARTS_MAX` are used, each inside its writable region (panics otherwise). `nowait`:
+/// only what is in the page cache, else EAGAIN; EOPNOTSUPP where the file system cannot tell.
+pub(crate) fn read_file_into<'a>(
+    fd: BorrowedFd<'_>,
+    file_offset: u64,
+    parts: impl Iterator<Item = (&'a Region, usize, usize)>,
+    nowait: bool,
+) -> io::Result<usize> {
+    let mut vectors = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; PARTS_MAX];
+    let mut count = 0;
+    for (vector, (region, offset, length)) in vectors.iter_mut().zip(parts) {
+        vector.iov_base = region.checked_writable(offset, length).cast();
+        vector.iov_len = length;
+        count += 1;
+    }
+    let offset = i64::try_from(file_offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let flags = if nowait { libc::RWF_NOWAIT } else { 0 };
+    // SAFETY: the first `count` vectors name writable memory of regions that the caller's borrows keep mapped during the call. The
+    // kernel writes there as any other process could.
+    let read = unsafe { libc::preadv2(fd.as_raw_fd(), vectors.as_ptr(), count, offset, flags) };
+    usize::try_from(read).map_err(|_| io::Error::last_os_error())
 }
 
-/// Bytes scattered over regions, in order: a guest's buffer as the host sees it.
-#[derive(Clone, Debug, Default)]
-pub struct SpanList {
-    spans: Vec<Span>,
-    length: usize,
-}
-
-impl SpanList {
-    /// Appends a run; one that continues the last is merged with it.
-    pub fn push(&mut self, span: Span) {
-        self.length += span.length;
-        match self.spans.last_mut() {
-            Some(last) if Arc::ptr_eq(&last.region, &span.region) && last.offset + last.length == span.offset => {
-                last.length += span.length;
-            }
-            _ if span.length == 0 => {}
-            _ => self.spans.push(span),
-        }
-    }
-
-    /// Length in bytes.
-    pub fn len(&self) -> usize {
-        self.length
-    }
-
-    /// Tells whether there are no bytes.
-    pub fn is_empty(&self) -> bool {
-        self.length == 0
-    }
-
-    /// How many runs there are.
-    pub fn runs(&self) -> usize {
-        self.spans.len()
-    }
-
-    /// Returns `length` bytes from `offset`. Panics when they do not lie in the list.
-    pub fn slice(&self, offset: usize, length: usize) -> Self {
-        let mut part = Self::default();
-        self.each(offset, length, |span, at, run, _| {
-            part.push(Span { region: Arc::clone(&span.region), offset: span.offset + at, length: run });
-        });
-        part
-    }
-
-    /// Calls `visit(span, offset in the span, length, offset from the beginning)` for each run of the given bytes.
-    fn each(&self, offset: usize, length: usize, mut visit: impl FnMut(&Span, usize, usize, usize)) {
-        let inside = offset.checked_add(length).is_some_and(|end| end <= self.length);
-        assert!(inside, "bytes {offset}+{length} lie outside a list of {}", self.length);
-        let (mut skip, mut done) = (offset, 0);
-        for span in &self.spans {
-            if done == length {
-                break;
-            }
-            if skip >= span.length {
-                skip -= span.length;
-                continue;
-            }
-            let run = (span.length - skip).min(length - done);
-            visit(span, skip, run, done);
-            done += run;
-            skip = 0;
-        }
-    }
-
-    /// Copies bytes out.
-    pub fn read(&self, at: usize, into: &mut [u8]) {
-        self.each(at, into.len(), |span, skip, run, done| span.region.read(span.offset + skip, &mut into[done..done + run]));
-    }
-
-    /// Copies bytes in.
-    pub fn write(&self, at: usize, bytes: &[u8]) {
-        self.each(at, bytes.len(), |span, skip, run, done| span.region.write(span.offset + skip, &bytes[done..done + run]));
-    }
-
-    /// Reads `length` bytes of a file, from byte `offset`, to byte `at` of the list; returns how many before its end.
-    pub fn read_from_file(&self, at: usize, file: BorrowedFd<'_>, offset: u64, length: usize) -> io::Result<usize> {
-        self.read_file(at, file, offset, length, 0)
-    }
-
-    /// The same, but only what is in the page cache: stops short, or fails with `WouldBlock`, where the disk is needed.
-    /// Fails with EOPNOTSUPP on file systems that cannot tell (tmpfs).
-    pub fn read_cached(&self, at: usize, file: BorrowedFd<'_>, offset: u64, length: usize) -> io::Result<usize> {
-        self.read_file(at, file, offset, length, libc::RWF_NOWAIT)
-    }
-
-    fn read_file(&self, at: usize, file: BorrowedFd<'_>, offset: u64, length: usize, flags: i32) -> io::Result<usize> {
-        let mut done = 0;
-        while done < length {
-            let mut vectors = Vec::new();
-            self.each(at + done, length - done, |span, skip, run, _| {
-                if vectors.len() < IOV_MAX {
-                    let base = span.region.address(span.offset + skip, run).cast::<c_void>();
-                    vectors.push(libc::iovec { iov_base: base, iov_len: run });
-                }
-            });
-            let from = offset.checked_add(done as u64).and_then(|from| i64::try_from(from).ok());
-            let from = from.ok_or(io::ErrorKind::InvalidInput)?;
-            // SAFETY: each vector describes bytes of a mapping that `self` keeps alive for the call; the kernel writes them
-            // as it would for any user memory, whoever else writes there.
-            let count = unsafe {
-                libc::preadv2(file.as_raw_fd(), vectors.as_ptr(), vectors.len() as i32, from, flags)
-            };
-            match usize::try_from(count) {
-                Ok(0) => break,
-                Ok(count) => done += count,
-                Err(_) => {
-                    let error = io::Error::last_os_error();
-                    if error.kind() == io::ErrorKind::WouldBlock && done > 0 {
-                        break;
-                    }
-                    if error.kind() != io::ErrorKind::Interrupted {
-                        return Err(error);
-                    }
-                }
-            }
-        }
-        Ok(done)
-    }
-}
+#[cfg(test)]
+mod tests;
