@@ -1,0 +1,277 @@
+//! Lent memory: a page allocator over sealed memfd regions that the host has mapped too (design rule 10).
+//!
+//! A region is made ([`LentMemory::prepare`]), announced to the host by whoever owns the control socket, and only then
+//! used ([`LentMemory::activate`]). Pages are handed out as [`Pages`] and come back when the last holder drops them:
+//! the program's views, and the pending table for as long as the host may write (design rule 2).
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use vmbus::layout::PAGE_SIZE;
+use vmbus::memory::Region;
+
+use super::fork;
+
+/// The first guest page number of lent memory; lower ones are left to rings, so the two never meet.
+pub const FIRST_LENT_PAGE: u64 = 0x10_0000;
+
+/// What the allocator holds at one moment, for messages and statistics. All in bytes but `regions`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Regions the host has mapped.
+    pub regions: usize,
+    /// Bytes of all regions, those being announced included.
+    pub lent: usize,
+    /// Bytes handed out and not yet back.
+    pub in_use: usize,
+}
+
+struct LentRegion {
+    region: Arc<Region>,
+    /// Free runs: first page (within the region) → pages. Neighbours are merged, so runs never touch.
+    free: BTreeMap<usize, usize>,
+    active: bool,
+}
+
+impl LentRegion {
+    fn pages(&self) -> usize {
+        self.region.len() / PAGE_SIZE
+    }
+
+    fn is_idle(&self) -> bool {
+        self.active && self.free.get(&0) == Some(&self.pages())
+    }
+
+    /// Takes the first run that is large enough: low addresses are reused first, so touched pages stay warm.
+    fn take(&mut self, pages: usize) -> Option<usize> {
+        let (&start, &run) = self.free.iter().find(|(_, run)| **run >= pages)?;
+        self.free.remove(&start);
+        if run > pages {
+            self.free.insert(start + pages, run - pages);
+        }
+        Some(start)
+    }
+
+    fn give_back(&mut self, mut start: usize, mut pages: usize) {
+        if let Some(next) = self.free.remove(&(start + pages)) {
+            pages += next;
+        }
+        if let Some((&before, &run)) = self.free.range(..start).next_back()
+            && before + run == start
+        {
+            self.free.remove(&before);
+            start = before;
+            pages += run;
+        }
+        self.free.insert(start, pages);
+    }
+}
+
+struct State {
+    /// By guest page number of the region's first page.
+    regions: BTreeMap<u64, LentRegion>,
+    next_page: u64,
+    in_use: usize,
+}
+
+/// The allocator. Shared by everything that holds pages of it.
+pub struct LentMemory {
+    state: Mutex<State>,
+    limit: usize,
+    generation: u64,
+}
+
+/// A run of pages in one region, exclusively the holder's; contiguous in memory and in guest page numbers.
+pub struct Pages {
+    memory: Arc<LentMemory>,
+    region: Arc<Region>,
+    region_page: u64,
+    start: usize,
+    count: usize,
+}
+
+impl LentMemory {
+    /// Makes an allocator that lends at most `limit` bytes.
+    pub fn new(limit: usize) -> Arc<Self> {
+        let state = State { regions: BTreeMap::new(), next_page: FIRST_LENT_PAGE, in_use: 0 };
+        Arc::new(Self { state: Mutex::new(state), limit, generation: fork::generation() })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        // No code under this lock can panic half-way through a change, so a poisoned state is still whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Creates a sealed region of `bytes` (rounded up to pages); returns its first guest page, its size and descriptor.
+    ///
+    /// `Ok(None)`: the limit does not allow it. The region serves allocations after [`activate`](Self::activate).
+    pub fn prepare(&self, bytes: usize) -> io::Result<Option<(u64, usize, OwnedFd)>> {
+        let bytes = bytes.next_multiple_of(PAGE_SIZE);
+        let (region, fd) = Region::create_sealed("pvblob-lent", bytes)?;
+        let mut state = self.lock();
+        let lent: usize = state.regions.values().map(|lent| lent.region.len()).sum();
+        if lent + bytes > self.limit {
+            return Ok(None);
+        }
+        let page = state.next_page;
+        // One page stays unused between regions, so that a run off the end of one never lands in the next.
+        state.next_page += (bytes / PAGE_SIZE) as u64 + 1;
+        let free = BTreeMap::from([(0, bytes / PAGE_SIZE)]);
+        state.regions.insert(page, LentRegion { region: Arc::new(region), free, active: false });
+        Ok(Some((page, bytes, fd)))
+    }
+
+    /// Lets the region that begins at guest page `page` serve allocations: the host has mapped it.
+    pub fn activate(&self, page: u64) {
+        if let Some(lent) = self.lock().regions.get_mut(&page) {
+            lent.active = true;
+        }
+    }
+
+    /// Forgets a region no page of which is in use: the host refused it, or it is to be taken back.
+    pub fn forget(&self, page: u64) -> bool {
+        let mut state = self.lock();
+        let whole = state.regions.get(&page).is_some_and(|lent| lent.free.get(&0) == Some(&lent.pages()));
+        whole && state.regions.remove(&page).is_some()
+    }
+
+    /// Withdraws one wholly free region beyond the first from service and returns its first guest page.
+    ///
+    /// The caller tells the host, and calls [`forget`](Self::forget) when the host has unmapped it.
+    pub fn retire_idle(&self) -> Option<u64> {
+        let mut state = self.lock();
+        let first = state.regions.iter().find(|(_, lent)| lent.active).map(|(page, _)| *page)?;
+        let (page, lent) = state.regions.iter_mut().find(|(page, lent)| **page != first && lent.is_idle())?;
+        lent.active = false;
+        Some(*page)
+    }
+
+    /// Allocates `bytes` (> 0) as whole pages, or `None` when no active region has such a run.
+    pub fn allocate(self: &Arc<Self>, bytes: usize) -> Option<Arc<Pages>> {
+        let count = bytes.div_ceil(PAGE_SIZE).max(1);
+        let mut state = self.lock();
+        let (region_page, region, start) = state.regions.iter_mut().filter(|(_, lent)| lent.active).find_map(
+            |(page, lent)| lent.take(count).map(|start| (*page, Arc::clone(&lent.region), start)),
+        )?;
+        state.in_use += count * PAGE_SIZE;
+        drop(state);
+        Some(Arc::new(Pages { memory: Arc::clone(self), region, region_page, start, count }))
+    }
+
+    /// Returns what is lent and in use now.
+    pub fn usage(&self) -> Usage {
+        let state = self.lock();
+        Usage {
+            regions: state.regions.values().filter(|lent| lent.active).count(),
+            lent: state.regions.values().map(|lent| lent.region.len()).sum(),
+            in_use: state.in_use,
+        }
+    }
+}
+
+impl Pages {
+    /// Tells whether this allocator handed them out.
+    pub fn is_of(&self, memory: &Arc<LentMemory>) -> bool {
+        Arc::ptr_eq(&self.memory, memory)
+    }
+
+    /// The mapping these pages lie in.
+    pub fn region(&self) -> &Arc<Region> {
+        &self.region
+    }
+
+    /// Byte offset of the first page in its region.
+    pub fn offset(&self) -> usize {
+        self.start * PAGE_SIZE
+    }
+
+    /// Size in bytes, a multiple of the page size.
+    pub fn size(&self) -> usize {
+        self.count * PAGE_SIZE
+    }
+
+    /// Guest page number of the page that holds byte `at` of these pages.
+    pub fn page_at(&self, at: usize) -> u64 {
+        self.region_page + (self.start + at / PAGE_SIZE) as u64
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        if self.memory.generation != fork::generation() {
+            return; // Inherited by a fork's child: the pages are the parent's, and its lock may be held for ever.
+        }
+        let mut state = self.memory.lock();
+        state.in_use -= self.size();
+        if let Some(lent) = state.regions.get_mut(&self.region_page) {
+            lent.give_back(self.start, self.count);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory_with(pages: usize) -> (Arc<LentMemory>, u64) {
+        let memory = LentMemory::new(1 << 20);
+        let (page, _, _fd) = memory.prepare(pages * PAGE_SIZE).unwrap().unwrap();
+        memory.activate(page);
+        (memory, page)
+    }
+
+    #[test]
+    fn pages_come_back_and_merge_when_the_last_holder_drops_them() {
+        let (memory, page) = memory_with(8);
+        let first = memory.allocate(3 * PAGE_SIZE).unwrap();
+        let second = memory.allocate(1).unwrap();
+        let third = memory.allocate(4 * PAGE_SIZE).unwrap();
+        assert!(memory.allocate(1).is_none());
+        assert_eq!([first.page_at(0), second.page_at(0), third.page_at(4096)], [page, page + 3, page + 5]);
+        drop((first, third));
+        assert!(memory.allocate(5 * PAGE_SIZE).is_none(), "the hole between is still in use");
+        drop(second);
+        assert_eq!(memory.allocate(8 * PAGE_SIZE).unwrap().size(), 8 * PAGE_SIZE);
+        assert_eq!(memory.usage().in_use, 0);
+    }
+
+    #[test]
+    fn a_region_serves_only_after_the_host_has_mapped_it() {
+        let memory = LentMemory::new(1 << 20);
+        let (page, _, _fd) = memory.prepare(PAGE_SIZE).unwrap().unwrap();
+        assert!(memory.allocate(1).is_none());
+        memory.activate(page);
+        assert!(memory.allocate(1).is_some());
+    }
+
+    #[test]
+    fn the_limit_is_a_value_and_not_an_error() {
+        let memory = LentMemory::new(2 * PAGE_SIZE);
+        assert!(memory.prepare(3 * PAGE_SIZE).unwrap().is_none());
+        assert!(memory.prepare(2 * PAGE_SIZE).unwrap().is_some());
+        assert!(memory.prepare(PAGE_SIZE).unwrap().is_none());
+    }
+
+    #[test]
+    fn idle_regions_beyond_the_first_go_back() {
+        let (memory, first) = memory_with(1);
+        let (second, _, _fd) = memory.prepare(PAGE_SIZE).unwrap().unwrap();
+        memory.activate(second);
+        assert_ne!(first, second);
+        assert_eq!(memory.retire_idle(), Some(second));
+        assert!(memory.forget(second));
+        assert_eq!(memory.retire_idle(), None, "the first region stays");
+        assert_eq!(memory.usage().lent, PAGE_SIZE);
+    }
+
+    #[test]
+    fn a_region_in_use_is_not_forgotten() {
+        let (memory, page) = memory_with(2);
+        let pages = memory.allocate(1).unwrap();
+        assert!(!memory.forget(page));
+        drop(pages);
+        assert!(memory.forget(page));
+    }
+}

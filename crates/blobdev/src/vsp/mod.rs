@@ -1,0 +1,12 @@
+//! The host's half of the device: takes packets, validates them, hands requests to the control plane, completes them.
+//!
+//! `worker` threads wait for doorbells and drain rings; what they accept becomes a [`request::HostRequest`] in the
+//! [`events::EventQueue`], which wakes the control plane's loop through a descriptor. The control plane answers through
+//! the request; bytes that lie in files are moved by the `filler` threads. Nothing here decides about a blob.
+
+pub mod channel;
+pub mod engine;
+pub mod events;
+pub mod filler;
+pub mod request;
+mod worker;

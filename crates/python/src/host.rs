@@ -1,0 +1,255 @@
+//! The host's objects: the engine, guests' memory, requests. They convert; `blobdev::vsp` does.
+
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use blobdev::bhttp;
+use blobdev::vsp::channel::SharedGuestMemory;
+use blobdev::vsp::engine::{Engine, OpenError};
+use blobdev::vsp::events::Event;
+use blobdev::vsp::request::{FileRun, HostRequest as Inner};
+use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyString};
+use vmbus::guest_memory::GuestMemory as Memory;
+use vmbus::layout::PAGE_SIZE;
+use vmbus::memory::{Region, RegionError};
+
+use crate::codec::{DecodedFields, decoded_fields, text};
+use crate::descriptors::{borrow, duplicate};
+use crate::extents::Digest;
+
+pub(crate) const EVENT_REQUEST: u8 = 0;
+pub(crate) const EVENT_CANCEL: u8 = 1;
+pub(crate) const EVENT_FILLED: u8 = 2;
+pub(crate) const EVENT_CHANNEL_FAILED: u8 = 3;
+
+/// What one guest lends.
+#[pyclass(frozen, module = "pvblob._native")]
+pub(crate) struct GuestMemory(SharedGuestMemory);
+
+fn first_page(gpa: u64) -> PyResult<u64> {
+    if gpa.is_multiple_of(PAGE_SIZE as u64) {
+        Ok(gpa / PAGE_SIZE as u64)
+    } else {
+        Err(PyValueError::new_err(format!("guest address {gpa:#x} is no page boundary")))
+    }
+}
+
+#[pymethods]
+impl GuestMemory {
+    #[new]
+    fn new() -> Self {
+        Self(Arc::new(RwLock::new(Memory::default())))
+    }
+
+    fn add_region(&self, gpa: u64, length: u64, fd: i32) -> PyResult<()> {
+        let first = first_page(gpa)?;
+        let region = borrow(fd, |fd| Region::map_sealed(fd, length))?.map_err(|error| match error {
+            RegionError::System(error) => PyOSError::new_err(error.to_string()),
+            other => PyValueError::new_err(other.to_string()),
+        })?;
+        let mut memory = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        memory.add(first, Arc::new(region)).map_err(|error| PyValueError::new_err(error.to_string()))
+    }
+
+    /// Forgets a region; returns its length, 0 if there is none.
+    fn remove_region(&self, gpa: u64) -> PyResult<usize> {
+        let removed = self.0.write().unwrap_or_else(PoisonError::into_inner).remove(first_page(gpa)?);
+        Ok(removed.map_or(0, |region| region.len()))
+    }
+
+    fn clear(&self) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// The page a guest can only read: its polling grant.
+#[pyclass(frozen, module = "pvblob._native")]
+pub(crate) struct HostPage {
+    page: Region,
+    fd: OwnedFd,
+}
+
+#[pymethods]
+impl HostPage {
+    #[new]
+    fn new() -> PyResult<Self> {
+        let (page, fd) = Region::create_host_page("pvblob-host-page")?;
+        Ok(Self { page, fd })
+    }
+
+    fn fileno(&self) -> i32 {
+        self.fd.as_raw_fd()
+    }
+
+    fn set_polling_us(&self, polling_us: u32) {
+        // Relaxed: advice, ordered with nothing.
+        self.page.atomic_u32(0).store(polling_us, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+/// The host's data plane.
+#[pyclass(frozen, module = "pvblob._native")]
+pub(crate) struct HostEngine(Engine);
+
+#[pymethods]
+impl HostEngine {
+    #[new]
+    fn new(workers: usize, fillers: usize) -> PyResult<Self> {
+        Ok(Self(Engine::start(workers, fillers)?))
+    }
+
+    fn fileno(&self) -> i32 {
+        self.0.events().as_fd().as_raw_fd()
+    }
+
+    fn take<'py>(slf: &Bound<'py, Self>, limit: usize) -> PyResult<Vec<(u8, Bound<'py, PyAny>)>> {
+        let py = slf.py();
+        let events = slf.get().0.events().take(limit);
+        let convert = |event| {
+            Ok(match event {
+                Event::Request(inner) => {
+                    let request = HostRequest { inner, engine: slf.clone().unbind() };
+                    (EVENT_REQUEST, Bound::new(py, request)?.into_any())
+                }
+                Event::Cancel(id) => (EVENT_CANCEL, id.into_pyobject(py)?.into_any()),
+                Event::Filled(id) => (EVENT_FILLED, id.into_pyobject(py)?.into_any()),
+                Event::ChannelFailed(key, reason) => {
+                    (EVENT_CHANNEL_FAILED, (key, reason).into_pyobject(py)?.into_any())
+                }
+            })
+        };
+        events.into_iter().map(convert).collect()
+    }
+
+    /// Opens a channel; returns (eventfd, socket) for the guest, the caller's to close.
+    fn open_channel(
+        &self,
+        key: u64,
+        memory: &GuestMemory,
+        pfns: Vec<u64>,
+        downstream: usize,
+        credits: usize,
+    ) -> PyResult<(i32, i32)> {
+        let opened = self.0.open_channel(key, &memory.0, &pfns, downstream, credits);
+        let (eventfd, socket) = opened.map_err(|error| match error {
+            OpenError::System(error) => PyErr::from(error),
+            other => PyValueError::new_err(other.to_string()),
+        })?;
+        Ok((eventfd.into_raw_fd(), socket.into_raw_fd()))
+    }
+
+    fn close_channel(&self, py: Python<'_>, key: u64) {
+        py.detach(|| self.0.close_channel(key));
+    }
+
+    fn stop(&self, py: Python<'_>) {
+        py.detach(|| self.0.stop());
+    }
+}
+
+/// One request of a guest, to be completed exactly once.
+#[pyclass(frozen, module = "pvblob._native")]
+pub(crate) struct HostRequest {
+    inner: Arc<Inner>,
+    engine: Py<HostEngine>,
+}
+
+type Head<'py> = (
+    Bound<'py, PyString>,
+    Bound<'py, PyString>,
+    Bound<'py, PyString>,
+    Bound<'py, PyString>,
+    DecodedFields<'py>,
+    Bound<'py, PyBytes>,
+);
+
+#[pymethods]
+impl HostRequest {
+    #[getter]
+    fn id(&self) -> u64 {
+        self.inner.id
+    }
+
+    #[getter]
+    fn channel(&self) -> u64 {
+        self.inner.channel_key()
+    }
+
+    #[getter]
+    fn guid<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.inner.device.guid)
+    }
+
+    #[getter]
+    fn timeout_ms(&self) -> u32 {
+        self.inner.device.timeout_ms
+    }
+
+    #[getter]
+    fn data_length(&self) -> usize {
+        self.inner.data_length()
+    }
+
+    #[getter]
+    fn data_valid(&self) -> usize {
+        self.inner.data_valid()
+    }
+
+    #[getter]
+    fn response_capacity(&self) -> usize {
+        self.inner.response_capacity()
+    }
+
+    /// (method, scheme, authority, path, fields, content).
+    fn head<'py>(&self, py: Python<'py>) -> PyResult<Head<'py>> {
+        let head = bhttp::decode_request(&self.inner.head).map_err(|error| PyValueError::new_err(error.to_string()))?;
+        let fields = decoded_fields(py, head.fields);
+        let part = |bytes| text(py, bytes);
+        let control = (part(head.method), part(head.scheme), part(head.authority), part(head.path));
+        Ok((control.0, control.1, control.2, control.3, fields, PyBytes::new(py, head.content)))
+    }
+
+    /// The guest's content as private bytes.
+    fn read_data<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &py.detach(|| self.inner.read_data()))
+    }
+
+    /// Writes the guest's content to a file and adds it to the digest.
+    fn store_data(&self, py: Python<'_>, fd: i32, offset: u64, digest: &Digest) -> PyResult<()> {
+        let file = duplicate(fd)?;
+        py.detach(|| {
+            let mut digest = digest.lock();
+            self.inner.store_data(file.as_fd(), offset, &mut digest)
+        })?;
+        Ok(())
+    }
+
+    #[pyo3(signature = (status, response, needed=None))]
+    fn complete(&self, status: u32, response: &[u8], needed: Option<u32>) -> bool {
+        self.inner.complete(status, response, needed)
+    }
+
+    fn complete_with_bytes(&self, py: Python<'_>, response: &[u8], content: &[u8]) -> bool {
+        py.detach(|| self.inner.complete_with_bytes(response, content))
+    }
+
+    /// Has the filler threads read (fd, offset, length) runs into the data buffer; EVENT_FILLED follows if true.
+    fn complete_with_files(&self, response: Vec<u8>, runs: Vec<(i32, u64, u64)>) -> PyResult<bool> {
+        let runs: Vec<FileRun> = runs
+            .into_iter()
+            .map(|(fd, offset, length)| Ok(FileRun { file: Arc::new(duplicate(fd)?), offset, length }))
+            .collect::<PyResult<_>>()?;
+        if !self.inner.claim_for_fill() {
+            return Ok(false);
+        }
+        self.engine.get().0.filler().submit(Arc::clone(&self.inner), response, runs);
+        Ok(true)
+    }
+}
+
+/// A mutex whose poison says nothing: no code under it can leave half a change.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

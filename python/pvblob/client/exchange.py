@@ -1,0 +1,233 @@
+"""One REST request in, one Answer out: the seam between what users hold and the channel.
+
+`Exchange` (blocking) and `AsyncExchange` (asyncio) drive the same conversation (`conversation.py`) over a Device. Below
+this seam a restarted host, a full ring and bodies of any size are absorbed within the request's deadline; above it there
+are only answers and the errors of `pvblob.errors`. Both are thread-safe, fork-safe, and pickle as settings.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pvblob import _native
+from pvblob.client.conversation import (
+    Answer,
+    AnswerLost,
+    BufferSink,
+    BytesSink,
+    Conversation,
+    Fill,
+    Lend,
+    LentSink,
+    Packet,
+    Sink,
+    Transact,
+    download,
+    envelope,
+    expected_bytes,
+    upload,
+)
+from pvblob.client.sources import AsyncUploadBody, AsyncUploadSource, Source, UploadBody, UploadSource, source_of
+from pvblob.errors import DeviceGone
+from pvblob.http import Request
+from pvblob.vsc.aio import AsyncDevice
+from pvblob.vsc.device import Device
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Buffer, Self
+
+__all__ = ["Answer", "AsyncExchange", "AsyncUploadSource", "Exchange", "UploadSource"]
+
+_REPEATABLE = frozenset({"GET", "HEAD"})
+TIMEOUT_S = 60.0
+
+
+class _Attempt:
+    """What one request needs for each attempt at it: the same GUID, a fresh conversation (design rule 4)."""
+
+    def __init__(self, request: Request, source: Source | None, lent: _native.LentBuffer | None) -> None:
+        self.request = request
+        self.guid = os.urandom(16)
+        self._source = source
+        self._lent = lent
+        self._count = 0
+
+    def begin(self, sink: Sink) -> Conversation:
+        """Return the conversation of the next attempt."""
+        resubmission = self._count > 0 and self.request.method not in _REPEATABLE
+        self._count += 1
+        packet = Packet(self.request, self.guid, resubmission, (yield from envelope()))
+        if self._source is None or not self._source.size_bytes:
+            return (yield from download(packet, sink, expected_bytes(self.request)))
+        return (yield from upload(packet, self._source.size_bytes, self._lent))
+
+    def may_repeat(self) -> bool:
+        """Whether another attempt is safe: nothing of the body was consumed for good.
+
+        A write goes out again under its GUID, marked as a resubmission: the host executes it at most once.
+        """
+        return self._source is None or self._source.rewind()
+
+
+class _Settings:
+    """What an Exchange pickles as."""
+
+    def __init__(self, socket_path: str | None = None, *, device: Device | None = None) -> None:
+        self._socket_path = socket_path
+        self._device = device or Device(socket_path)
+
+    def device(self) -> Device:
+        """Return the device, for lent buffers and raw requests."""
+        return self._device
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str | None]]:
+        return type(self), (self._socket_path,)
+
+    def _attempt(self, request: Request, body: Buffer | UploadSource | AsyncUploadSource | None) -> _Attempt:
+        source = None if body is None else source_of(body)
+        lent = body if isinstance(body, _native.LentBuffer) and self._device.owns(body) else None
+        return _Attempt(request, source, lent)
+
+    def _into(self, out: Buffer) -> Sink:
+        if isinstance(out, _native.LentBuffer) and self._device.owns(out):
+            return LentSink(out, len(out))
+        return BufferSink(memoryview(out).cast("B"))
+
+
+class Exchange(_Settings):
+    """Blocking exchange over one device. It connects at its first use, and again when the host was restarted."""
+
+    def connect(self) -> None:
+        """Connect now. Raises HostUnavailable or HostRefused."""
+        self._device.connect()
+
+    def perform(self, request: Request, body: UploadBody = None, *, timeout_s: float = TIMEOUT_S) -> Answer:
+        """Send *request* with *body*; return the answer with its whole content as bytes.
+
+        timeout_s: for everything together. Raises errors of `pvblob.errors` for the link, never for a status.
+        """
+        return self._run(self._attempt(request, body), BytesSink, timeout_s)
+
+    def perform_into(self, request: Request, out: Buffer, *, timeout_s: float = TIMEOUT_S) -> Answer:
+        """Send *request*; place the content at the start of *out* (writable, contiguous); a lent buffer is not copied.
+
+        An error answer (status ≥ 300) leaves *out* untouched and has its content as bytes. ValueError: *out* is too
+        small for the answer.
+        """
+        return self._run(self._attempt(request, None), lambda: self._into(out), timeout_s)
+
+    def perform_view(self, request: Request, *, size_bytes_max: int, timeout_s: float = TIMEOUT_S) -> Answer:
+        """Send *request*; leave the content in lent pages and return a view of them: no copy at all."""
+        return self._run(self._attempt(request, None), lambda: LentSink(None, size_bytes_max), timeout_s)
+
+    def _run(self, attempt: _Attempt, new_sink: Callable[[], Sink], timeout_s: float) -> Answer:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                return self._drive(attempt.begin(new_sink()), attempt._source, deadline)
+            except (DeviceGone, AnswerLost):
+                if not attempt.may_repeat() or time.monotonic() >= deadline:
+                    raise
+                self._device.reconnect(deadline)
+
+    def _drive(self, conversation: Conversation, source: Source | None, deadline: float) -> Answer:
+        """Carry out the conversation's steps; its cancellation and errors end it where it stands."""
+        device = self._device
+        result: object = None
+        try:
+            while True:
+                step = conversation.send(result)
+                if isinstance(step, Transact):
+                    result = device.transact(
+                        step.request, step.response, step.data, step.data_valid, step.guid, deadline
+                    )
+                elif isinstance(step, Lend):
+                    result = device.lend(step.size_bytes, step.size_bytes_min, deadline)
+                elif isinstance(step, Fill) and source is not None:
+                    result = source.fill(step.into)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        finally:
+            conversation.close()
+
+    def close(self) -> None:
+        """Close the channel. The exchange may be used again and then opens another."""
+        self._device.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncExchange(_Settings):
+    """The same for asyncio; usable from several loops, beside blocking callers on the same device."""
+
+    def __init__(self, socket_path: str | None = None, *, device: Device | None = None) -> None:
+        super().__init__(socket_path, device=device)
+        self._adevice = AsyncDevice(self._device)
+
+    async def connect(self) -> None:
+        """Connect now. Raises HostUnavailable or HostRefused."""
+        await self._adevice.connect()
+
+    async def perform(self, request: Request, body: AsyncUploadBody = None, *, timeout_s: float = TIMEOUT_S) -> Answer:
+        """See `Exchange.perform`; cancelling the task cancels the request at the host."""
+        return await self._run(self._attempt(request, body), BytesSink, timeout_s)
+
+    async def perform_into(self, request: Request, out: Buffer, *, timeout_s: float = TIMEOUT_S) -> Answer:
+        """See `Exchange.perform_into`."""
+        return await self._run(self._attempt(request, None), lambda: self._into(out), timeout_s)
+
+    async def perform_view(self, request: Request, *, size_bytes_max: int, timeout_s: float = TIMEOUT_S) -> Answer:
+        """See `Exchange.perform_view`."""
+        return await self._run(self._attempt(request, None), lambda: LentSink(None, size_bytes_max), timeout_s)
+
+    async def _run(self, attempt: _Attempt, new_sink: Callable[[], Sink], timeout_s: float) -> Answer:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                return await self._drive(attempt.begin(new_sink()), attempt._source, deadline)
+            except (DeviceGone, AnswerLost):
+                if not attempt.may_repeat() or time.monotonic() >= deadline:
+                    raise
+                await self._adevice.reconnect(deadline)
+
+    async def _drive(self, conversation: Conversation, source: Source | None, deadline: float) -> Answer:
+        device = self._adevice
+        result: object = None
+        try:
+            while True:
+                step = conversation.send(result)
+                if isinstance(step, Transact):
+                    result = await device.transact(
+                        step.request, step.response, step.data, step.data_valid, step.guid, deadline
+                    )
+                elif isinstance(step, Lend):
+                    result = await device.lend(step.size_bytes, step.size_bytes_min, deadline)
+                elif isinstance(step, Fill) and source is not None:
+                    result = await source.afill(step.into)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        finally:
+            conversation.close()
+
+    async def aclose(self) -> None:
+        """Close the channel. The exchange may be used again and then opens another."""
+        self._device.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()

@@ -1,0 +1,122 @@
+"""Where an upload's bytes come from: a buffer, an iterator of chunks, an asynchronous iterator of chunks.
+
+A conversation asks for the next n bytes (`Fill`), the program gives chunks of any size; a source cuts one to the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+
+class UploadSource(Protocol):
+    """A body that is not one buffer; it is read once, in order."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Exact length, known before the first byte."""
+        ...
+
+    def chunks(self) -> Iterator[Buffer]:
+        """Yield bytes-like pieces of any size whose lengths sum to `size_bytes`."""
+        ...
+
+
+class AsyncUploadSource(Protocol):
+    """A body that an event loop produces; it is read once, in order."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Exact length, known before the first byte."""
+        ...
+
+    def chunks(self) -> AsyncIterator[Buffer]:
+        """Yield bytes-like pieces of any size whose lengths sum to `size_bytes`."""
+        ...
+
+
+UploadBody: TypeAlias = "Buffer | UploadSource | None"
+AsyncUploadBody: TypeAlias = "Buffer | UploadSource | AsyncUploadSource | None"
+
+
+class MemorySource:
+    """A buffer of the program's; it can be read again for another attempt."""
+
+    def __init__(self, body: Buffer) -> None:
+        self._memory = memoryview(body).cast("B")
+        self.size_bytes = self._memory.nbytes
+        self._at = 0
+
+    def rewind(self) -> bool:
+        """Begin again at the first byte. True: it can."""
+        self._at = 0
+        return True
+
+    def fill(self, into: memoryview) -> int:
+        """Write the next bytes to *into* and return how many."""
+        part = self._memory[self._at : self._at + len(into)]
+        into[: len(part)] = part
+        self._at += len(part)
+        return len(part)
+
+    async def afill(self, into: memoryview) -> int:
+        """Write the next bytes to *into* and return how many; nothing to wait for."""
+        return self.fill(into)
+
+
+class ChunkSource:
+    """An iterator of chunks; what it gave is gone."""
+
+    def __init__(self, body: UploadSource | AsyncUploadSource) -> None:
+        self.size_bytes = body.size_bytes
+        self._chunks = body.chunks()
+        self._rest = memoryview(b"")
+        self._begun = False
+
+    def rewind(self) -> bool:
+        """Begin again: possible only while nothing was read."""
+        return not self._begun
+
+    def _from_rest(self, into: memoryview) -> int:
+        part = self._rest[: len(into)]
+        into[: len(part)] = part
+        self._rest = self._rest[len(part) :]
+        return len(part)
+
+    def _next(self, chunk: Buffer | None) -> None:
+        if chunk is None:
+            raise ValueError(f"the body ended before the {self.size_bytes} bytes it announced")
+        self._rest = memoryview(chunk).cast("B")
+
+    def fill(self, into: memoryview) -> int:
+        """Fill *into* whole. Raises ValueError when the chunks end early, TypeError when they come asynchronously."""
+        if not isinstance(self._chunks, Iterator):
+            raise TypeError("an asynchronous body needs AsyncExchange")
+        self._begun = True
+        done = self._from_rest(into)
+        while done < len(into):
+            self._next(next(self._chunks, None))
+            done += self._from_rest(into[done:])
+        return done
+
+    async def afill(self, into: memoryview) -> int:
+        """Fill *into* whole from chunks of either kind. Raises ValueError when they end early."""
+        if isinstance(self._chunks, Iterator):
+            return self.fill(into)
+        self._begun = True
+        done = self._from_rest(into)
+        while done < len(into):
+            self._next(await anext(self._chunks, None))
+            done += self._from_rest(into[done:])
+        return done
+
+
+Source: TypeAlias = MemorySource | ChunkSource
+
+
+def source_of(body: Buffer | UploadSource | AsyncUploadSource) -> Source:
+    """Return the source that reads *body*."""
+    return ChunkSource(body) if hasattr(body, "chunks") else MemorySource(body)  # type: ignore[arg-type]

@@ -1,0 +1,287 @@
+"""The device for event loops: the same channel as the blocking callers', one `LoopPort` per loop.
+
+A port is a waiter like any thread (design rule 7): completions are announced on a descriptor of its own, and while no
+thread leads, the port watches the doorbell and the control socket itself. It watches only while something is pending,
+so an idle loop costs nothing. Belongs to the loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import weakref
+from collections.abc import Generator
+from typing import TypeVar
+
+from pvblob import _native
+from pvblob.errors import DeadlineExceeded, DeviceGone, HostUnavailable
+from pvblob.settings import default_socket_path
+from pvblob.vmbus.bus import BusClosed, connect
+from pvblob.vsc.device import (
+    HANDSHAKE_TIMEOUT_S,
+    HOST_GRACE_S,
+    Device,
+    closed,
+    reconnect_pauses_s,
+    timeout_ms_until,
+)
+from pvblob.vsc.handshake import Handshake
+from pvblob.vsc.link import Link
+
+T = TypeVar("T")
+
+
+class LoopPort:
+    """One event loop's end of one link."""
+
+    def __init__(self, link: Link, loop: asyncio.AbstractEventLoop) -> None:
+        self.link = link
+        self.waiter = _native.Waiter()
+        self._loop = loop
+        self._futures: dict[int, asyncio.Future[None]] = {}
+        self._changes: list[asyncio.Future[None]] = []
+        self._watching = False
+        loop.add_reader(self.waiter.fileno(), self._woken)
+
+    def close(self) -> None:
+        """Stop watching; those who still wait are woken and find the link closed."""
+        self._unwatch()
+        self.link.channel.leave(self.waiter)
+        self._loop.remove_reader(self.waiter.fileno())
+        self._wake_everyone()
+
+    async def completed(self, token: int, deadline: float) -> None:
+        """Wait until *token* is done, the link has ended or the deadline (monotonic) passed; the caller looks which."""
+        future = self._futures[token] = self._loop.create_future()
+        try:
+            await self._until(future, deadline)
+        finally:
+            self._futures.pop(token, None)
+            self._stop_if_idle()
+
+    async def changed(self, deadline: float) -> None:
+        """Wait until anything happened on the link, or until *deadline*."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._changes.append(future)
+        try:
+            await self._until(future, deadline)
+        finally:
+            if future in self._changes:
+                self._changes.remove(future)
+            self._stop_if_idle()
+
+    async def _until(self, future: asyncio.Future[None], deadline: float) -> None:
+        self._look()
+        timer = self._loop.call_later(max(0.0, deadline - time.monotonic()), _resolve, future)
+        try:
+            await future
+        finally:
+            timer.cancel()
+
+    def _stop_if_idle(self) -> None:
+        if not self._futures and not self._changes:
+            self._unwatch()
+            self.link.channel.leave(self.waiter)
+
+    # ---- watching
+
+    def _watch(self) -> None:
+        if not self._watching:
+            self._watching = True
+            self._loop.add_reader(self.link.channel.fileno(), self._rung)
+            self._loop.add_reader(self.link.channel.control_fileno(), self._control)
+
+    def _unwatch(self) -> None:
+        if self._watching:
+            self._watching = False
+            self._loop.remove_reader(self.link.channel.fileno())
+            self._loop.remove_reader(self.link.channel.control_fileno())
+
+    def _look(self) -> None:
+        """Take part in the waiting; whoever watches arms the ring first (`drain` does) and looks at it again."""
+        if self.link.channel.watch(self.waiter):
+            self._watch()
+            self.link.channel.drain()
+        else:
+            self._unwatch()
+        self._deliver()
+
+    def _rung(self) -> None:
+        self.link.channel.clear_doorbell()
+        self._look()
+        self._wake_changes()
+
+    def _control(self) -> None:
+        self.link.pump()
+        self._wake_changes()
+
+    def _woken(self) -> None:
+        self.waiter.clear()
+        if self._futures or self._changes:
+            self._look()
+            self._wake_changes()
+
+    def _deliver(self) -> None:
+        for token in self.waiter.take_completed():
+            future = self._futures.get(token)
+            if future is not None:
+                _resolve(future)
+        if self.link.channel.is_closed():
+            self._wake_everyone()
+
+    def _wake_changes(self) -> None:
+        changes, self._changes = self._changes, []
+        for future in changes:
+            _resolve(future)
+
+    def _wake_everyone(self) -> None:
+        self._wake_changes()
+        for future in list(self._futures.values()):
+            _resolve(future)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class AsyncDevice:
+    """The asyncio face of a Device; one object may be used from several loops."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._ports: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopPort] = weakref.WeakKeyDictionary()
+
+    async def connect(self) -> Link:
+        """Return the open link, connecting if there is none. Raises HostUnavailable or HostRefused."""
+        link = self._device.current()
+        if link is not None:
+            return link
+        path = self._device.socket_path or default_socket_path()
+        handshake = Handshake(connect(path))
+        try:
+            steps = handshake.open_channel(self._device.nonce, self._device.lent_bytes_max)
+            link = await _wait_for_steps(handshake, steps, time.monotonic() + HANDSHAKE_TIMEOUT_S)
+        except BusClosed:
+            handshake.close()
+            raise HostUnavailable(f"the host at {path} closed the connection while it was being set up") from None
+        except BaseException:
+            handshake.close()
+            raise
+        return self._device.adopt(link)
+
+    async def reconnect(self, deadline: float) -> None:
+        """Connect again after DeviceGone; see `Device.reconnect`."""
+        for pause_s in reconnect_pauses_s():
+            try:
+                await self.connect()
+                return
+            except HostUnavailable:
+                if time.monotonic() + pause_s >= deadline:
+                    raise
+            await asyncio.sleep(pause_s)
+
+    def _port(self, link: Link) -> LoopPort:
+        loop = asyncio.get_running_loop()
+        port = self._ports.get(loop)
+        if port is None or port.link is not link:
+            if port is not None:
+                port.close()
+            port = self._ports[loop] = LoopPort(link, loop)
+        return port
+
+    async def lend(self, size_bytes: int, size_bytes_min: int, deadline: float) -> _native.LentBuffer:
+        """Lend pages; see `Device.lend`."""
+        link = await self.connect()
+        port = self._port(link)
+        while True:
+            buffer = link.lend(size_bytes, size_bytes_min)
+            if buffer is not None:
+                return buffer
+            gpa = link.begin_growth(size_bytes)
+            if gpa is None:
+                if not link.channel.in_flight() or time.monotonic() >= deadline:
+                    raise link.exhausted(size_bytes)
+                await port.changed(min(deadline, time.monotonic() + 0.01))
+                continue
+            while not link.growth_finished(gpa):
+                await port.changed(deadline)
+                if time.monotonic() >= deadline and not link.growth_finished(gpa):
+                    raise DeadlineExceeded("the host did not map more memory in time")
+
+    async def allocate(self, size_bytes: int, *, timeout_s: float = 60.0) -> _native.LentBuffer:
+        """Lend a buffer; see `Device.allocate`."""
+        return await self.lend(size_bytes, size_bytes, time.monotonic() + timeout_s)
+
+    async def transact(
+        self,
+        request: _native.LentBuffer,
+        response: _native.LentBuffer,
+        data: _native.LentBuffer | None,
+        data_valid: int,
+        guid: bytes,
+        deadline: float,
+    ) -> tuple[int, int]:
+        """Send one request and wait for it; see `Device.transact`. Cancelling the task cancels it at the host."""
+        link = self._device.current()
+        if link is None or not link.memory.owns(request):
+            raise DeviceGone("the connection that lent these buffers has ended")
+        port = self._port(link)
+        channel = link.channel
+        while True:
+            timeout_ms = timeout_ms_until(deadline, link)
+            token = channel.submit(port.waiter, request, response, data, data_valid, timeout_ms, guid)
+            if token is not None:
+                return await self._wait(port, token, deadline + HOST_GRACE_S)
+            await port.changed(deadline)
+
+    async def request(
+        self,
+        request: _native.LentBuffer,
+        response: _native.LentBuffer,
+        data: _native.LentBuffer | None = None,
+        *,
+        data_valid: int = 0,
+        timeout_s: float = 60.0,
+    ) -> tuple[int, int]:
+        """Send one request and wait for it; returns (device status, bytes in the response buffer)."""
+        deadline = time.monotonic() + timeout_s
+        return await self.transact(request, response, data, data_valid, os.urandom(16), deadline)
+
+    @staticmethod
+    async def _wait(port: LoopPort, token: int, give_up_at: float) -> tuple[int, int]:
+        channel = port.link.channel
+        try:
+            while True:
+                outcome: tuple[int, int] | None = channel.take(token)
+                if outcome is not None:
+                    return outcome
+                if channel.is_closed():
+                    raise closed(port.link)
+                if time.monotonic() >= give_up_at:
+                    raise DeadlineExceeded("the host did not complete the request within its deadline")
+                await port.completed(token, give_up_at)
+        except BaseException:
+            channel.abandon(token)
+            raise
+
+
+async def _wait_for_steps(handshake: Handshake, steps: Generator[None, None, T], deadline: float) -> T:
+    """Run the handshake, waiting for its socket on the loop."""
+    loop = asyncio.get_running_loop()
+    try:
+        while True:
+            next(steps)
+            readable: asyncio.Future[None] = loop.create_future()
+            loop.add_reader(handshake.fileno(), _resolve, readable)
+            try:
+                await asyncio.wait_for(readable, max(0.0, deadline - time.monotonic()))
+            except asyncio.TimeoutError:
+                raise HostUnavailable(
+                    "the host accepted the connection but does not answer; is it overloaded?"
+                ) from None
+            finally:
+                loop.remove_reader(handshake.fileno())
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]

@@ -1,0 +1,165 @@
+"""One open channel of one process: its bus, its session, its rings and its lent memory. It ends once.
+
+Whoever notices that the control socket is readable calls `pump`; messages are handled under one lock, and everybody who
+waits is woken afterwards to look again. A link never waits.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from pvblob import _native
+from pvblob.errors import DeviceGone, LentMemoryExhausted, RemoteProtocolError
+from pvblob.vmbus import messages as m
+from pvblob.vmbus.bus import Bus, BusClosed
+from pvblob.vmbus.constants import REGION_SEALED
+from pvblob.vmbus.messages import Message
+from pvblob.vmbus.session import Crossed, IgnoredOffer, Session
+from pvblob.vmbus.user_data import DeviceLimits
+
+PAGE_BYTES = 4096
+# Regions grow by this much: untouched pages cost nothing, and few regions mean few descriptors at the host.
+REGION_BYTES = 64 << 20
+
+
+class Link:
+    """One open channel. Made by `Handshake.open_channel`; after `fail` every use raises DeviceGone."""
+
+    def __init__(
+        self, bus: Bus, session: Session, channel: _native.GuestChannel, limits: DeviceLimits, lent_bytes_max: int
+    ) -> None:
+        self._bus = bus
+        self._session = session
+        self._lock = threading.Lock()
+        self._region_results: dict[int, int] = {}
+        self._lent_bytes_max = lent_bytes_max
+        self.channel = channel
+        self.limits = limits
+        self.memory = _native.LentMemory(lent_bytes_max)
+        self.gone: str | None = None
+
+    def check(self) -> None:
+        """Raise DeviceGone if the link has ended."""
+        if self.gone is not None:
+            raise DeviceGone(self.gone)
+
+    # ---- control messages
+
+    def pump(self) -> None:
+        """Handle the control messages that have arrived, then wake everyone who waits so that they look again."""
+        with self._lock:
+            try:
+                while self.gone is None and (received := self._bus.receive()) is not None:
+                    self._handle(*received)
+            except BusClosed:
+                self._fail("the host closed the connection")
+            except RemoteProtocolError as broken:
+                self._fail(f"the host broke the protocol: {broken}")
+        self.channel.wake_all()
+
+    def _handle(self, datagram: bytes, descriptors: list[int]) -> None:
+        try:
+            message = self._session.receive(datagram, len(descriptors))
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        if isinstance(message, IgnoredOffer):
+            self._send(message.reply)
+        elif isinstance(message, m.MemoryRegionResult):
+            self._region_results[message.gpa] = message.status
+        elif isinstance(message, m.MemoryRegionRemoved):
+            self.memory.forget(message.gpa)
+        elif isinstance(message, m.RescindChannelOffer):
+            self.channel.drain()  # what the host completed before it rescinded counts (design rule 3)
+            self._send(m.RelidReleased(message.relid))
+            self._fail("the host withdrew the device")
+        elif isinstance(message, m.Refused):
+            self._fail(f"the host ended the connection: {message.text}")
+        elif not isinstance(message, m.OfferChannel | m.AllOffersDelivered | Crossed):
+            self._fail(f"the host sent {message.NAME} out of turn")
+
+    def _send(self, message: Message, descriptors: tuple[int, ...] = ()) -> None:
+        self._bus.send(self._session.send(message), descriptors)
+
+    def _fail(self, reason: str) -> None:
+        if self.gone is None:
+            self.gone = reason
+            self.channel.close()
+            self._bus.close()
+
+    def close(self, reason: str = "the device was closed") -> None:
+        """End the link: the host sees the socket close and lets go of everything."""
+        with self._lock:
+            self._fail(reason)
+        self.channel.wake_all()
+
+    # ---- lent memory
+
+    def lend(self, size_bytes: int, size_bytes_min: int) -> _native.LentBuffer | None:
+        """Allocate pages: *size_bytes*, or less (≥ *size_bytes_min*) when memory is spent. None: not at the moment."""
+        while True:
+            buffer = self.memory.allocate(size_bytes)
+            if buffer is not None or self._can_grow(size_bytes) or size_bytes <= size_bytes_min:
+                return buffer
+            size_bytes = max(size_bytes // 2, size_bytes_min)
+
+    def _can_grow(self, size_bytes: int) -> bool:
+        _, lent_bytes, _ = self.memory.usage()
+        return bool(lent_bytes + size_bytes <= self._lent_bytes_max)
+
+    def begin_growth(self, size_bytes: int) -> int | None:
+        """Create a region with room for *size_bytes* and announce it; returns its address, None if the limit is met."""
+        self.check()
+        _, lent_bytes, _ = self.memory.usage()
+        room = self._lent_bytes_max - lent_bytes
+        needed = -(-size_bytes // PAGE_BYTES) * PAGE_BYTES
+        with self._lock:
+            prepared = self.memory.prepare(max(needed, min(REGION_BYTES, room))) if needed <= room else None
+            if prepared is None:
+                return None
+            gpa, length, descriptor = prepared
+            try:
+                self._send(m.MemoryRegion(gpa, length, REGION_SEALED), (descriptor,))
+            finally:
+                os.close(descriptor)
+            return int(gpa)
+
+    def growth_finished(self, gpa: int) -> bool:
+        """Whether the host has answered for the region at *gpa*; if it accepted, the region is in use from now on."""
+        self.check()
+        with self._lock:
+            status = self._region_results.pop(gpa, None)
+        if status is None:
+            return False
+        if status:
+            self.memory.forget(gpa)
+            raise LentMemoryExhausted(f"the host does not map more of our memory (status 0x{status:08X})")
+        self.memory.activate(gpa)
+        return True
+
+    def return_idle_memory(self) -> None:
+        """Give one wholly unused region beyond the first back to the host and the system (design rule 10)."""
+        with self._lock:
+            gpa = None if self.gone is not None else self.memory.retire_idle()
+            if gpa is not None:
+                self._send(m.MemoryRegionRemove(gpa))
+
+    def exhausted(self, size_bytes: int) -> LentMemoryExhausted:
+        """Return the error for a request that lent memory cannot serve."""
+        regions, lent_bytes, in_use_bytes = self.memory.usage()
+        quarantined = self.channel.abandoned()
+        return LentMemoryExhausted(
+            f"{size_bytes} bytes do not fit lent memory: {in_use_bytes} of {lent_bytes} bytes in {regions} regions are "
+            f"held by views and requests ({quarantined} of them cancelled and not yet completed by the host); "
+            f"the limit is {self._lent_bytes_max} (lent_bytes_max). Drop views you no longer need, or raise the limit."
+        )
+
+    # ---- after fork
+
+    def abandon_in_child(self) -> None:
+        """Forget the parent's link in a fork's child: close what was inherited, touch nothing the parent uses."""
+        self._lock = threading.Lock()
+        self.gone = "this channel belongs to the parent process"
+        self.channel.abandon_in_child()
+        self._bus.close()

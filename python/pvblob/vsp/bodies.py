@@ -1,0 +1,117 @@
+"""Request bodies as they lie in guests' pages: `http.Body` over one packet, or over the pieces of several.
+
+Bulk bytes never pass through Python: `store` has the data plane copy them to a private block, checksum that copy and
+write that copy (design rule 1), in a thread of the host's pool and without the GIL. `read` makes private bytes first,
+for what Python parses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import TypeVar
+
+from pvblob import _native
+from pvblob.http import Stored
+
+T = TypeVar("T")
+
+
+class PieceError(Exception):
+    """A piece of an upload does not continue it: a gap, an overlap, a wrong total."""
+
+
+async def _in_thread(executor: Executor, call: Callable[[], T]) -> T:
+    """Run *call* in the pool and wait for its end even when cancelled: it works on the guest's pages and on our file.
+
+    A cancelled caller completes the request, and from then on the guest may reuse the pages and the store the space.
+    """
+    future = asyncio.get_running_loop().run_in_executor(executor, call)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await asyncio.wait([future])
+        raise
+
+
+class ChannelBody:
+    """The body of one packet: the valid bytes of its data buffer, or the content inside its request message."""
+
+    __slots__ = ("_content", "_executor", "_request", "size_bytes")
+
+    def __init__(self, request: _native.HostRequest, content: bytes, executor: Executor) -> None:
+        self._request = request
+        self._content = content
+        self._executor = executor
+        self.size_bytes = len(content) or request.data_valid
+
+    async def read(self) -> bytes:
+        """Return the content as private bytes."""
+        return self._content or self._request.read_data()
+
+    async def store(self, fd: int, offset: int, *, md5: bool) -> Stored:
+        """Write the content to *fd* at *offset* in the pool; checksums are those of the private copy written."""
+        digest = _native.Digest(md5)
+        if self._content:
+            content = self._content
+            await _in_thread(self._executor, lambda: digest.write(content, fd, offset))
+        else:
+            await _in_thread(self._executor, lambda: self._request.store_data(fd, offset, digest))
+        return Stored(digest.crc64, digest.md5())
+
+
+class PiecedBody:
+    """A body that arrives in packets of one GUID, each with its offset (design rule 6); it is executed once.
+
+    `feed` is called for each piece in order. A piece is answered (by `acknowledge`) when its bytes are where they go;
+    the last one stays unanswered until the whole request has its answer.
+    """
+
+    def __init__(
+        self, size_bytes: int, executor: Executor, acknowledge: Callable[[_native.HostRequest, int], None]
+    ) -> None:
+        self.size_bytes = size_bytes
+        self._executor = executor
+        self._acknowledge = acknowledge
+        self._pieces: asyncio.Queue[_native.HostRequest] = asyncio.Queue(1)
+        self._fed_bytes = 0
+        self._stored_bytes = 0
+        self.waiting: _native.HostRequest | None = None  # the piece nobody has answered yet
+
+    def feed(self, piece: _native.HostRequest, offset: int) -> None:
+        """Accept the piece that continues the body at *offset*. Raises PieceError; then nothing has changed."""
+        if self.waiting is not None:
+            raise PieceError("the piece before it has not been answered")
+        if offset != self._fed_bytes:
+            raise PieceError(f"it begins at {offset}, but {self._fed_bytes} bytes have arrived")
+        if not piece.data_valid or offset + piece.data_valid > self.size_bytes:
+            raise PieceError(f"{piece.data_valid} bytes at {offset} do not fit a body of {self.size_bytes}")
+        self._fed_bytes += piece.data_valid
+        self.waiting = piece
+        self._pieces.put_nowait(piece)
+
+    def _stored(self, piece: _native.HostRequest) -> None:
+        self._stored_bytes += piece.data_valid
+        if self._stored_bytes < self.size_bytes:
+            self.waiting = None
+            self._acknowledge(piece, self._stored_bytes)
+
+    async def read(self) -> bytes:
+        """Return the whole content as private bytes; the backend has checked `size_bytes` against its bound."""
+        parts = []
+        while self._stored_bytes < self.size_bytes:
+            piece = await self._pieces.get()
+            parts.append(piece.read_data())
+            self._stored(piece)
+        return b"".join(parts)
+
+    async def store(self, fd: int, offset: int, *, md5: bool) -> Stored:
+        """Write each piece to its place in *fd* as it arrives."""
+        digest = _native.Digest(md5)
+        while self._stored_bytes < self.size_bytes:
+            piece = await self._pieces.get()
+            at = offset + self._stored_bytes
+            await _in_thread(self._executor, lambda piece=piece, at=at: piece.store_data(fd, at, digest))  # type: ignore[misc]
+            self._stored(piece)
+        return Stored(digest.crc64, digest.md5())

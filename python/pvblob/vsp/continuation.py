@@ -1,0 +1,108 @@
+"""Bodies bigger than a packet (design rule 6): kept answers that are fetched in pieces, uploads that arrive in pieces.
+
+Both are known by the guest's channel and the request's GUID, both end with the deadline of their last packet or with the
+channel, and both are bounded per guest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from pvblob import _native
+from pvblob.vsp.bodies import PiecedBody, PieceError
+from pvblob.vsp.delivery import HeldContent
+
+KEPT_ANSWERS_MAX = 1024
+UPLOADS_MAX = 256
+
+
+@dataclass(slots=True)
+class _Kept:
+    held: HeldContent
+    expiry: asyncio.TimerHandle
+
+
+@dataclass(slots=True)
+class _Upload:
+    body: PiecedBody
+    task: asyncio.Task[None]
+    expiry: asyncio.TimerHandle
+
+
+class Continuations:
+    """What one channel has begun and not finished."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._kept: dict[bytes, _Kept] = {}
+        self._uploads: dict[bytes, _Upload] = {}
+
+    # ---- kept answers
+
+    def keep(self, guid: bytes, held: HeldContent, timeout_s: float) -> None:
+        """Keep an answer's content for later pieces, at most *timeout_s* from its last use."""
+        self.release(guid)
+        if len(self._kept) >= KEPT_ANSWERS_MAX:
+            self.release(next(iter(self._kept)))
+        self._kept[guid] = _Kept(held, self._loop.call_later(timeout_s, self.release, guid))
+
+    def kept(self, guid: bytes, timeout_s: float) -> HeldContent | None:
+        """Return the content kept under *guid* and prolong its life."""
+        kept = self._kept.get(guid)
+        if kept is None:
+            return None
+        kept.expiry.cancel()
+        kept.expiry = self._loop.call_later(timeout_s, self.release, guid)
+        return kept.held
+
+    def release(self, guid: bytes) -> None:
+        """Let go of the content kept under *guid*, if any."""
+        kept = self._kept.pop(guid, None)
+        if kept is not None:
+            kept.expiry.cancel()
+            kept.held.let_go()
+
+    # ---- uploads
+
+    def begin(
+        self, guid: bytes, body: PiecedBody, run: Callable[[], Coroutine[Any, Any, None]], timeout_s: float
+    ) -> None:
+        """Start executing an upload whose first piece has been fed to *body*. Raises PieceError beyond the bound."""
+        if guid in self._uploads:
+            raise PieceError("an upload of this GUID is in progress")
+        if len(self._uploads) >= UPLOADS_MAX:
+            raise PieceError(f"{UPLOADS_MAX} uploads of this guest are in progress")
+        task = self._loop.create_task(run())
+        expiry = self._loop.call_later(timeout_s, task.cancel)
+        self._uploads[guid] = _Upload(body, task, expiry)
+        task.add_done_callback(lambda _task: self._ended(guid))
+
+    def _ended(self, guid: bytes) -> None:
+        upload = self._uploads.pop(guid, None)
+        if upload is not None:
+            upload.expiry.cancel()
+
+    def feed(self, guid: bytes, piece: _native.HostRequest, offset: int, timeout_s: float) -> None:
+        """Hand a later piece to its upload. Raises PieceError when there is none or the piece does not continue it."""
+        upload = self._uploads.get(guid)
+        if upload is None:
+            raise PieceError("no upload of this GUID is in progress: it ended, expired, or never began")
+        upload.body.feed(piece, offset)
+        upload.expiry.cancel()
+        upload.expiry = self._loop.call_later(timeout_s, upload.task.cancel)
+
+    def cancel_upload(self, guid: bytes) -> bool:
+        """Cancel the upload of *guid*; True when there was one."""
+        upload = self._uploads.get(guid)
+        return upload is not None and upload.task.cancel()
+
+    def close(self) -> None:
+        """Let go of everything: the channel ended."""
+        for guid in list(self._kept):
+            self.release(guid)
+        for upload in self._uploads.values():
+            upload.expiry.cancel()
+            upload.task.cancel()

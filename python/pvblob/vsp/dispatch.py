@@ -1,0 +1,271 @@
+"""From the data plane's queue to the backend and back: one task per request, exactly one completion each.
+
+The engine's descriptor wakes the loop; a batch of events is taken; each request runs as a task with its deadline. Every
+path out of a task completes its request (design rule 4), with a device status when the link is to blame and with an HTTP
+answer when the service is. This module knows no ring and no socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+
+from pvblob import _native
+from pvblob.http import Backend, Body, Fields, OnceKey, Request
+from pvblob.vsp.bodies import ChannelBody, PiecedBody, PieceError
+from pvblob.vsp.continuation import Continuations
+from pvblob.vsp.delivery import (
+    BODY_LENGTH,
+    BODY_OFFSET,
+    BODY_RECEIVED,
+    BODY_RELEASE,
+    RESPONSE_BYTES_MIN,
+    RESUBMISSION,
+    Delivery,
+)
+
+log = logging.getLogger("pvblob.vsp")
+
+EVENTS_PER_TURN = 64
+_STATUS = _native.HRESULT
+_READS = frozenset({"GET", "HEAD"})
+
+
+@dataclass(slots=True)
+class GuestContext:
+    """What a channel's requests run as: the guest's identity, its client's nonce, and what it has begun."""
+
+    guest: str
+    nonce: bytes
+    continuations: Continuations
+    requests: set[int] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class _Running:
+    task: asyncio.Task[None]
+    deadline: asyncio.TimerHandle
+    status: int = _STATUS["CANCELLED"]  # what to say if the task ends by cancellation
+
+
+@dataclass(slots=True)
+class Counters:
+    """What has happened since the host began."""
+
+    requests: int = 0
+    malformed: int = 0
+    cancelled: int = 0
+    expired: int = 0
+    internal: int = 0
+
+
+class Dispatcher:
+    """Takes requests off *engine*, has *backend* execute them, completes them. Belongs to one asyncio loop."""
+
+    def __init__(
+        self,
+        engine: _native.HostEngine,
+        backend: Backend,
+        executor: Executor,
+        *,
+        timeout_s_max: float,
+        on_channel_failed: Callable[[int, str], None],
+    ) -> None:
+        self._engine = engine
+        self._backend = backend
+        self._executor = executor
+        self._timeout_s_max = timeout_s_max
+        self._on_channel_failed = on_channel_failed
+        self._loop = asyncio.get_running_loop()
+        self._guests: dict[int, GuestContext] = {}
+        self._running: dict[int, _Running] = {}
+        self._delivery = Delivery()
+        self.counters = Counters()
+        self._loop.add_reader(engine.fileno(), self._take)
+
+    # ---- channels
+
+    def attach(self, channel: int, guest: str, nonce: bytes) -> None:
+        """Serve the requests of *channel* (the engine's key) as *guest*."""
+        self._guests[channel] = GuestContext(guest, nonce, Continuations(self._loop))
+
+    def detach(self, channel: int) -> None:
+        """Forget a channel: cancel what runs for it, let go of what is kept for it."""
+        context = self._guests.pop(channel, None)
+        if context is not None:
+            context.continuations.close()
+            for request_id in list(context.requests):
+                self._cancel(request_id, _STATUS["CANCELLED"])
+
+    async def close(self) -> None:
+        """Stop taking requests, cancel what runs and wait for its end."""
+        self._loop.remove_reader(self._engine.fileno())
+        for channel in list(self._guests):
+            self.detach(channel)
+        tasks = [running.task for running in self._running.values()]
+        if tasks:
+            await asyncio.wait(tasks)
+        self._take()
+
+    # ---- events
+
+    def _take(self) -> None:
+        for kind, value in self._engine.take(EVENTS_PER_TURN):
+            if kind == _native.EVENT_REQUEST:
+                self._begin(value)
+            elif kind == _native.EVENT_FILLED:
+                self._delivery.filled(value)
+            elif kind == _native.EVENT_CANCEL:
+                self.counters.cancelled += 1
+                self._cancel(value, _STATUS["CANCELLED"])
+            else:
+                channel, reason = value
+                self._on_channel_failed(channel, reason)
+
+    def _begin(self, request: _native.HostRequest) -> None:
+        context = self._guests.get(request.channel)
+        if context is None:
+            return  # the channel was closed between the ring and here: nobody waits for a completion
+        self.counters.requests += 1
+        timeout_s = self._timeout_s(request)
+        task = self._loop.create_task(self._serve(context, request, timeout_s))
+        deadline = self._loop.call_later(timeout_s, self._expire, request.id)
+        self._running[request.id] = _Running(task, deadline)
+        context.requests.add(request.id)
+        task.add_done_callback(lambda _task: self._ended(context, request.id))
+
+    def _timeout_s(self, request: _native.HostRequest) -> float:
+        timeout_s = request.timeout_ms / 1000
+        return min(timeout_s, self._timeout_s_max) if timeout_s else self._timeout_s_max
+
+    def _ended(self, context: GuestContext, request_id: int) -> None:
+        self._running.pop(request_id).deadline.cancel()
+        context.requests.discard(request_id)
+
+    def _expire(self, request_id: int) -> None:
+        self.counters.expired += 1
+        self._cancel(request_id, _STATUS["DEADLINE"])
+
+    def _cancel(self, request_id: int, status: int) -> None:
+        running = self._running.get(request_id)
+        if running is not None:
+            running.status = status
+            running.task.cancel()
+
+    # ---- one request
+
+    async def _serve(self, context: GuestContext, request: _native.HostRequest, timeout_s: float) -> None:
+        try:
+            await self._execute(context, request, timeout_s)
+        except PieceError as broken:
+            self.counters.malformed += 1
+            log.debug("refused a piece of an upload: %s", broken)
+            request.complete(_STATUS["MALFORMED"], b"")
+        except asyncio.CancelledError:
+            request.complete(self._cancelled_status(request), b"")
+        except Exception:
+            self.counters.internal += 1
+            log.exception("a request failed inside the host")
+            request.complete(_STATUS["INTERNAL"], b"")
+
+    def _cancelled_status(self, request: _native.HostRequest) -> int:
+        running = self._running.get(request.id)
+        return running.status if running is not None else _STATUS["CANCELLED"]
+
+    async def _execute(self, context: GuestContext, native: _native.HostRequest, timeout_s: float) -> None:
+        method, scheme, authority, target, pairs, content = native.head()
+        control = {name: value for name, value in pairs if name.startswith("pvblob-")}
+        if control:
+            pairs = [pair for pair in pairs if pair[0] not in control]
+        request = Request(method, scheme, authority, target, Fields.lowered(pairs))
+        if BODY_RELEASE in control:
+            context.continuations.release(native.guid)
+            native.complete(0, _native.encode_response(200, [("content-length", "0")], b""))
+        elif BODY_LENGTH in control:
+            await self._upload_piece(context, native, request, control, timeout_s)
+        elif BODY_OFFSET in control:
+            self._download_piece(context, native, _number(control, BODY_OFFSET), timeout_s)
+        else:
+            body = ChannelBody(native, content, self._executor)
+            await self._run(context, native, request, body, RESUBMISSION in control, timeout_s)
+
+    async def _run(
+        self,
+        context: GuestContext,
+        native: _native.HostRequest,
+        request: Request,
+        body: Body,
+        resubmission: bool,
+        timeout_s: float,
+    ) -> None:
+        if request.method not in _READS:
+            if native.response_capacity < RESPONSE_BYTES_MIN:
+                native.complete(_STATUS["INSUFFICIENT_BUFFER"], b"", RESPONSE_BYTES_MIN)
+                return
+            request.once = once_key(context.guest, context.nonce, native.guid, request, body.size_bytes, resubmission)
+        response = await self._backend.execute(request, body)
+        answered = body.waiting or native if isinstance(body, PiecedBody) else native
+        held = self._delivery.answer(answered, request.method, response)
+        if held is not None:
+            context.continuations.keep(native.guid, held, timeout_s)
+
+    # ---- bodies in pieces (design rule 6)
+
+    def _download_piece(self, context: GuestContext, native: _native.HostRequest, offset: int, timeout_s: float) -> None:
+        held = context.continuations.kept(native.guid, timeout_s)
+        if held is None or offset > held.size_bytes:
+            answer = [("content-length", "0"), ("x-ms-error-code", "PvblobAnswerNotKept")]
+            native.complete(0, _native.encode_response(410, answer, b""))
+        elif self._delivery.piece(native, held, offset):
+            context.continuations.release(native.guid)
+
+    async def _upload_piece(
+        self,
+        context: GuestContext,
+        native: _native.HostRequest,
+        request: Request,
+        control: dict[str, str],
+        timeout_s: float,
+    ) -> None:
+        offset, size_bytes = _number(control, BODY_OFFSET), _number(control, BODY_LENGTH)
+        if offset:
+            context.continuations.feed(native.guid, native, offset, timeout_s)
+            return
+        body = PiecedBody(size_bytes, self._executor, _acknowledge)
+        body.feed(native, 0)
+        resubmission = RESUBMISSION in control
+
+        async def run() -> None:
+            try:
+                await self._run(context, native, request, body, resubmission, timeout_s)
+            except asyncio.CancelledError:
+                (body.waiting or native).complete(_STATUS["CANCELLED"], b"")
+            except Exception:
+                log.exception("an upload failed inside the host")
+                (body.waiting or native).complete(_STATUS["INTERNAL"], b"")
+
+        context.continuations.begin(native.guid, body, run, timeout_s)
+
+
+def _acknowledge(piece: _native.HostRequest, stored_bytes: int) -> None:
+    fields = [("content-length", "0"), (BODY_RECEIVED, str(stored_bytes))]
+    piece.complete(0, _native.encode_response(202, fields, b""))
+
+
+def _number(control: dict[str, str], name: str) -> int:
+    text = control.get(name, "")
+    if not (text.isascii() and text.isdigit() and len(text) <= 15):
+        raise PieceError(f"{name}: {text!r} is not a number of bytes")
+    return int(text)
+
+
+def once_key(
+    guest: str, nonce: bytes, guid: bytes, request: Request, body_bytes: int, resubmission: bool
+) -> OnceKey:
+    """Return the key that makes a write once-only; its digest covers the head and the body's length (design rule 4)."""
+    head = repr((request.method, request.authority, request.target, request.fields.pairs(), body_bytes))
+    return OnceKey(guest, nonce, guid, hashlib.sha256(head.encode()).digest(), resubmission)

@@ -1,0 +1,256 @@
+"""One guest at the host: its bus, its session, the memory it lends, the channels it has open.
+
+Control messages are handled on the host's loop, a bounded number per turn; whatever a guest does wrong ends this guest
+and nothing else. The data plane owns rings and pages; this module tells it what to map and when to let go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+from pvblob import _native
+from pvblob.errors import ChannelError, LocalProtocolError, RemoteProtocolError
+from pvblob.vmbus import messages as m
+from pvblob.vmbus.bus import Bus, BusClosed, close_all
+from pvblob.vmbus.constants import AZURE_BLOB_CLASS, STATUS_REFUSED, STATUS_SUCCESS, STATUS_UNSUCCESSFUL
+from pvblob.vmbus.messages import Message
+from pvblob.vmbus.records import Bounds
+from pvblob.vmbus.session import HOST, Crossed, Session
+from pvblob.vmbus.user_data import DeviceLimits, OpenUserData
+from pvblob.vsp.dispatch import Dispatcher
+
+log = logging.getLogger("pvblob.vsp")
+
+MESSAGES_PER_TURN = 64
+PAGE_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What every guest connection needs of the host."""
+
+    engine: _native.HostEngine
+    dispatcher: Dispatcher
+    limits: DeviceLimits
+    new_channel_key: Callable[[], int]
+    channel_failed: dict[int, Callable[[str], None]]  # by channel key: called when the ring was corrupted
+    polling_granted_us: Callable[[], int]
+
+
+class GuestConnection:
+    """One connected guest. It ends by `end`, from whichever side, and then has let go of everything."""
+
+    def __init__(self, bus: Bus, services: Services, instance_id: UUID, on_end: Callable[[GuestConnection], None]) -> None:
+        self._bus = bus
+        self._services = services
+        self._instance_id = instance_id
+        self._on_end = on_end
+        self._session = Session(HOST, bounds=Bounds(regions_max=services.limits.regions_max))
+        self._memory = _native.GuestMemory()
+        self._host_page = _native.HostPage()
+        self._channels: dict[int, int] = {}  # relid → the engine's key
+        self._lent_bytes = 0
+        self._loop = asyncio.get_running_loop()
+        self._pidfd: int | None = None
+        self.ended = False
+        self.identity = f"uid:{bus.peer.uid}"
+        self.pid = bus.peer.pid
+
+    def begin(self) -> None:
+        """Watch the guest's socket and its life."""
+        try:
+            self._pidfd = self._bus.open_peer_pidfd()
+        except BusClosed:
+            self.end("it ended before it was served")
+            return
+        self._loop.add_reader(self._bus.fileno(), self._readable)
+        if self._pidfd is not None:
+            self._loop.add_reader(self._pidfd, self.end, "its process ended")
+
+    def refuse(self, reason: str) -> None:
+        """Tell the guest why it is not served, and end."""
+        with contextlib.suppress(ChannelError, LocalProtocolError):
+            self._send(m.Refused.because(STATUS_REFUSED, reason))
+        self.end(reason)
+
+    def end(self, reason: str) -> None:
+        """Let go of the guest: close its channels, unmap its memory, close its descriptors. Idempotent."""
+        if self.ended:
+            return
+        self.ended = True
+        log.debug("guest pid %d ends: %s", self.pid, reason)
+        if self._bus.fileno() >= 0:
+            self._loop.remove_reader(self._bus.fileno())
+        if self._pidfd is not None:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+        for relid in list(self._channels):
+            self._close_channel(relid)
+        self._memory.clear()
+        self._bus.close()
+        self._on_end(self)
+
+    def rescind(self) -> None:
+        """Withdraw every channel and end; the guest learns it by RESCIND before the socket closes (design rule 3)."""
+        for relid in list(self._channels):
+            self._close_channel(relid)
+            with contextlib.suppress(ChannelError, LocalProtocolError):
+                self._send(m.RescindChannelOffer(relid))
+        self.end("the host withdrew the device")
+
+    def grant_polling(self) -> None:
+        """Publish how long this guest may poll before it sleeps (design §6)."""
+        self._host_page.set_polling_us(self._services.polling_granted_us())
+
+    @property
+    def open_channels(self) -> int:
+        """How many channels the guest has open."""
+        return len(self._channels)
+
+    # ---- messages
+
+    def _send(self, message: Message, descriptors: tuple[int, ...] = ()) -> None:
+        self._bus.send(self._session.send(message), descriptors)
+
+    def _readable(self) -> None:
+        try:
+            for _ in range(MESSAGES_PER_TURN):
+                received = self._bus.receive()
+                if received is None:
+                    return
+                datagram, descriptors = received
+                try:
+                    message = self._session.receive(datagram, len(descriptors))
+                    if not isinstance(message, Crossed):
+                        self._handle(message, descriptors)
+                finally:
+                    close_all(descriptors)
+                if self.ended:
+                    return
+        except BusClosed:
+            self.end("it closed its socket")
+        except RemoteProtocolError as broken:
+            log.warning("guest pid %d broke the protocol: %s", self.pid, broken)
+            self.refuse(f"protocol error: {broken}")
+        except ChannelError as failed:
+            log.warning("guest pid %d is dropped: %s", self.pid, failed)
+            self.end(str(failed))
+
+    def _handle(self, message: object, descriptors: list[int]) -> None:
+        match message:
+            case m.InitiateContact():
+                self._contact(message)
+            case m.RequestOffers():
+                self._offer()
+            case m.MemoryRegion():
+                self._add_region(message, descriptors[0])
+            case m.MemoryRegionRemove():
+                self._remove_region(message)
+            case m.GpadlHeader() | m.GpadlBody():
+                self._gpadl(message.gpadl_id)
+            case m.OpenChannel():
+                self._open(message)
+            case m.CloseChannel():
+                self._close_channel(message.relid)
+            case m.GpadlTeardown():
+                self._send(m.GpadlTorndown(message.gpadl_id))
+            case m.ModifyChannel():
+                self._send(m.ModifyChannelResponse(message.relid, STATUS_SUCCESS))
+            case m.Unload():
+                for relid in list(self._channels):
+                    self._close_channel(relid)
+                self._memory.clear()
+                self._lent_bytes = 0
+                self._send(m.UnloadResponse())
+            case _:
+                log.debug("guest pid %d sent %s: nothing to do", self.pid, type(message).__name__)
+
+    def _contact(self, message: m.InitiateContact) -> None:
+        for relid in list(self._channels):
+            self._close_channel(relid)
+        self._memory.clear()
+        self._lent_bytes = 0
+        response = self._session.answer(message)
+        self._send(response)
+        if response.supported:
+            self.grant_polling()
+            self._send(m.HostPage(PAGE_BYTES), (self._host_page.fileno(),))
+
+    def _offer(self) -> None:
+        relid = self._session.allocate_relid()
+        if relid is None:
+            raise RemoteProtocolError("the guest holds every relid it may have")
+        user_data = self._services.limits.encode()
+        self._send(m.OfferChannel(AZURE_BLOB_CLASS, self._instance_id, relid, user_data))
+        self._send(m.AllOffersDelivered())
+
+    # ---- memory
+
+    def _add_region(self, message: m.MemoryRegion, descriptor: int) -> None:
+        status = STATUS_SUCCESS
+        try:
+            if not message.sealed:
+                raise ValueError("unsealed regions are not accepted yet")  # Device.register: a later issue
+            if self._lent_bytes + message.length > self._services.limits.lent_bytes_max:
+                raise ValueError(f"more than {self._services.limits.lent_bytes_max} bytes lent")
+            self._memory.add_region(message.gpa, message.length, descriptor)
+            self._lent_bytes += message.length
+        except (ValueError, OSError) as refused:
+            log.warning("guest pid %d: memory region at 0x%x refused: %s", self.pid, message.gpa, refused)
+            status = STATUS_UNSUCCESSFUL
+        self._send(m.MemoryRegionResult(message.gpa, status))
+
+    def _remove_region(self, message: m.MemoryRegionRemove) -> None:
+        self._lent_bytes -= self._memory.remove_region(message.gpa)
+        self._send(m.MemoryRegionRemoved(message.gpa))
+
+    # ---- channels
+
+    def _gpadl(self, gpadl_id: int) -> None:
+        gpadl = self._session.gpadls.get(gpadl_id)
+        if gpadl is not None and gpadl.assembly is not None and gpadl.assembly.complete:
+            self._send(m.GpadlCreated(gpadl.relid, gpadl_id, STATUS_SUCCESS))
+
+    def _open(self, message: m.OpenChannel) -> None:
+        gpadl = self._session.gpadls[message.ring_gpadl_id]
+        user_data = OpenUserData.decode(message.user_data)
+        key = self._services.new_channel_key()
+        try:
+            bell, socket = self._services.engine.open_channel(
+                key,
+                self._memory,
+                gpadl.pfns,
+                message.downstream_page_offset,
+                self._services.limits.requests_in_flight_max,
+            )
+        except (ValueError, OSError) as refused:
+            log.warning("guest pid %d: channel %d not opened: %s", self.pid, message.relid, refused)
+            self._send(m.OpenChannelResult(message.relid, message.open_id, STATUS_UNSUCCESSFUL))
+            return
+        self._channels[message.relid] = key
+        self._services.channel_failed[key] = self._channel_failed
+        self._services.dispatcher.attach(key, self.identity, user_data.nonce)
+        try:
+            self._send(m.Doorbells(message.relid), (bell, socket))
+            self._send(m.OpenChannelResult(message.relid, message.open_id, STATUS_SUCCESS))
+        finally:
+            close_all((bell, socket))
+
+    def _channel_failed(self, reason: str) -> None:
+        log.warning("guest pid %d corrupted its ring: %s", self.pid, reason)
+        self.refuse(f"ring corrupted: {reason}")
+
+    def _close_channel(self, relid: int) -> None:
+        key = self._channels.pop(relid, None)
+        if key is not None:
+            self._services.channel_failed.pop(key, None)
+            self._services.engine.close_channel(key)
+            self._services.dispatcher.detach(key)
+
+
