@@ -90,6 +90,14 @@ def test_a_new_contact_makes_both_ends_forget(pair_at: PairAt) -> None:
     pair.deliver_all(m.VersionResponse(1), m.HostPage(4096), m.RequestOffers(), replace(OFFER, relid=1))
 
 
+def test_a_relid_released_before_a_new_contact_is_unknown_after_it(pair_at: PairAt) -> None:
+    """W-8: a rescind for it could not have crossed anything."""
+    pair = pair_at(ChannelState.RELEASED)
+    pair.deliver_all(pair.guest.contact(), m.VersionResponse(1), m.HostPage(4096), m.RequestOffers())
+    with pytest.raises(RemoteProtocolError, match="channel 1 is ABSENT"):
+        pair.forge(m.RescindChannelOffer(1))
+
+
 def test_unload_ends_in_a_state_from_which_contact_can_be_made_again(pair_at: PairAt) -> None:
     """W-28."""
     pair = pair_at(ChannelState.OPEN)
@@ -108,6 +116,16 @@ def test_the_host_may_refuse_a_guest_in_every_state(state: State, pair_at: PairA
     pair = pair_at(state)
     assert pair.deliver(m.Refused.because(1, "out of descriptors")) == m.Refused(1, "out of descriptors")
     assert pair.guest.state is ConnectionState.REFUSED
+
+
+def test_a_refused_guest_may_have_more_on_its_way_than_the_bounds_allow(make_pair: Any) -> None:
+    """W-14: it is dropped, unread. (A guest whose GPADLs the host had torn down meanwhile may describe new ones.)"""
+    pair = make_pair(host=Session(HOST, bounds=Bounds(gpadls_max=1)))
+    pair.reach(GpadlState.CREATED)
+    pair.deliver(m.Refused(1, "no"))
+    for gpadl_id in (RING, 5):
+        header = next(split(1, gpadl_id, range(3)))
+        assert pair.forge(header) == Crossed(header)
 
 
 # ---- who may send what ----------------------------------------------------------------------------------------------
