@@ -1,0 +1,147 @@
+//! RFC 9292 messages to and from Python. Text is ISO 8859-1: each character is one byte, so any bytes survive.
+
+use std::borrow::Cow;
+
+use blobdev::bhttp::{self, EncodeError};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedStr;
+use pyo3::types::{PyBytes, PyString};
+
+/// Header fields as Python gives them.
+pub(crate) type FieldPairs = Vec<(PyBackedStr, PyBackedStr)>;
+
+/// Header fields as Python gets them.
+pub(crate) type DecodedFields<'py> = Vec<(Bound<'py, PyString>, Bound<'py, PyString>)>;
+
+/// Turns bytes into text, one character each.
+pub(crate) fn text<'py>(py: Python<'py>, bytes: &[u8]) -> Bound<'py, PyString> {
+    match std::str::from_utf8(bytes) {
+        Ok(ascii) if ascii.is_ascii() => PyString::new(py, ascii),
+        _ => PyString::new(py, &bytes.iter().map(|&byte| char::from(byte)).collect::<String>()),
+    }
+}
+
+/// Turns text into bytes, one each. ValueError: a character above U+00FF.
+fn latin1(text: &str) -> PyResult<Cow<'_, [u8]>> {
+    if text.is_ascii() {
+        return Ok(Cow::Borrowed(text.as_bytes()));
+    }
+    let byte = |character: char| {
+        u8::try_from(character).map_err(|_| PyValueError::new_err(format!("{character:?} is no ISO 8859-1 character")))
+    };
+    text.chars().map(byte).collect::<PyResult<Vec<u8>>>().map(Cow::Owned)
+}
+
+pub(crate) fn decoded_fields<'py>(py: Python<'py>, fields: bhttp::Fields<'_>) -> DecodedFields<'py> {
+    fields.map(|(name, value)| (text(py, name), text(py, value))).collect()
+}
+
+type Lines<'a> = Vec<(Cow<'a, [u8]>, Cow<'a, [u8]>)>;
+
+fn lines(fields: &FieldPairs) -> PyResult<Lines<'_>> {
+    fields.iter().map(line).collect()
+}
+
+fn line((name, value): &(PyBackedStr, PyBackedStr)) -> PyResult<(Cow<'_, [u8]>, Cow<'_, [u8]>)> {
+    let mut name = latin1(name)?;
+    if name.iter().any(u8::is_ascii_uppercase) {
+        name.to_mut().make_ascii_lowercase();
+    }
+    Ok((name, latin1(value)?))
+}
+
+fn refused(error: EncodeError) -> PyErr {
+    PyValueError::new_err(error.to_string())
+}
+
+/// Encodes a request and hands it to `write` if it fits `room`; returns its size either way.
+pub(crate) fn encode_request_to(
+    control: [&str; 4],
+    fields: &FieldPairs,
+    content: &[u8],
+    room: usize,
+    write: impl FnOnce(&[u8]),
+) -> PyResult<usize> {
+    let lines = lines(fields)?;
+    let control = [latin1(control[0])?, latin1(control[1])?, latin1(control[2])?, latin1(control[3])?];
+    let control = [&*control[0], &*control[1], &*control[2], &*control[3]];
+    let fields = || lines.iter().map(|(name, value)| (&**name, &**value));
+    let mut small = [0; 2048];
+    match bhttp::encode_request(&mut small[..room.min(2048)], control, fields(), content) {
+        Ok(size) => {
+            write(&small[..size]);
+            Ok(size)
+        }
+        Err(EncodeError::Needs(size)) if size > room => Ok(size),
+        Err(EncodeError::Needs(size)) => {
+            let mut large = vec![0; size];
+            let size = bhttp::encode_request(&mut large, control, fields(), content).map_err(refused)?;
+            write(&large[..size]);
+            Ok(size)
+        }
+        Err(error) => Err(refused(error)),
+    }
+}
+
+#[pyfunction]
+pub(crate) fn encode_request<'py>(
+    py: Python<'py>,
+    method: &str,
+    scheme: &str,
+    authority: &str,
+    path: &str,
+    fields: FieldPairs,
+    content: &[u8],
+) -> PyResult<Bound<'py, PyBytes>> {
+    let mut message = Vec::new();
+    encode_request_to([method, scheme, authority, path], &fields, content, usize::MAX, |bytes| {
+        message.extend_from_slice(bytes);
+    })?;
+    Ok(PyBytes::new(py, &message))
+}
+
+type Request<'py> = (
+    Bound<'py, PyString>,
+    Bound<'py, PyString>,
+    Bound<'py, PyString>,
+    Bound<'py, PyString>,
+    DecodedFields<'py>,
+    Bound<'py, PyBytes>,
+);
+
+#[pyfunction]
+pub(crate) fn decode_request<'py>(py: Python<'py>, message: &[u8]) -> PyResult<Request<'py>> {
+    let head = bhttp::decode_request(message).map_err(|broken| PyValueError::new_err(broken.to_string()))?;
+    let [method, scheme, authority, path] =
+        [head.method, head.scheme, head.authority, head.path].map(|part| text(py, part));
+    Ok((method, scheme, authority, path, decoded_fields(py, head.fields), PyBytes::new(py, head.content)))
+}
+
+#[pyfunction]
+pub(crate) fn encode_response<'py>(
+    py: Python<'py>,
+    status: u16,
+    fields: FieldPairs,
+    content: &[u8],
+) -> PyResult<Bound<'py, PyBytes>> {
+    let lines = lines(&fields)?;
+    let fields = || lines.iter().map(|(name, value)| (&**name, &**value));
+    let mut message = vec![0; 2048];
+    loop {
+        match bhttp::encode_response(&mut message, status, fields(), content) {
+            Ok(size) => return Ok(PyBytes::new(py, &message[..size])),
+            Err(EncodeError::Needs(size)) => message.resize(size, 0),
+            Err(error) => return Err(refused(error)),
+        }
+    }
+}
+
+#[pyfunction]
+pub(crate) fn decode_response<'py>(
+    py: Python<'py>,
+    message: &[u8],
+) -> PyResult<(u16, DecodedFields<'py>, Bound<'py, PyBytes>)> {
+    let head = bhttp::decode_response(message).map_err(|broken| PyValueError::new_err(broken.to_string()))?;
+    Ok((head.status, decoded_fields(py, head.fields), PyBytes::new(py, head.content)))
+}
