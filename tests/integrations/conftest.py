@@ -1,7 +1,7 @@
 """The Azure SDK over pvblob's transports, with the embedded service on the other side of an in-process exchange.
 
-No channel here: `ServiceExchange` executes each request on a real EmbeddedService that runs on a loop of its own, as the
-host's does. It keeps what passed, so that tests can say what the transport sent and what became of the answers.
+No channel here: `ServiceExchange` executes each request on a real EmbeddedService that runs on a loop of its own, as
+the host's does. It keeps what passed, so that tests can say what the transport sent and what became of the answers.
 """
 
 from __future__ import annotations

@@ -191,12 +191,13 @@ def _size_of_file(file: Any) -> int | None:
 
 
 def _position(file: Any) -> int | None:
+    """Return where a file that can seek stands; None for one that cannot, or that only tells asynchronously."""
+    if inspect.iscoroutinefunction(file.read):
+        return None
     try:
         position = file.tell() if file.seekable() else None
     except (AttributeError, OSError, ValueError):
         return None
-    if inspect.iscoroutine(position):  # an async file: asking is not worth a suspension, its length is in the head
-        position.close()
     return position if isinstance(position, int) else None
 
 

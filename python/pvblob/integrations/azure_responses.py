@@ -2,8 +2,8 @@
 
 The whole content of an answer is one private `bytes` when the response is made. It is handed up as that one object, so
 the SDK's `b"".join(...)` copies nothing, and let go once streamed, so that a downloader that keeps its response keeps
-no data. Built on azure-core's own implementation classes, as its four transports are; their attributes are set directly,
-for their `__setattr__` would make this the most expensive part of a call (10 µs against 1).
+no data. Built on azure-core's own implementation classes, as its four transports are; their attributes are set
+directly, for their `__setattr__` would make this the most expensive part of a call (10 µs against 1).
 """
 
 from __future__ import annotations
