@@ -16,7 +16,6 @@ from typing import TypeVar
 
 from pvblob import _native
 from pvblob.errors import DeadlineExceeded, DeviceGone, HostUnavailable
-from pvblob.settings import default_socket_path
 from pvblob.vmbus.bus import BusClosed, connect
 from pvblob.vsc.device import (
     HANDSHAKE_TIMEOUT_S,
@@ -62,6 +61,8 @@ class LoopPort:
 
     async def changed(self, deadline: float) -> None:
         """Wait until anything happened on the link, or until *deadline*."""
+        if self.link.channel.see_changes(self.waiter):
+            return  # it happened between the caller's attempt and now
         future: asyncio.Future[None] = self._loop.create_future()
         self._changes.append(future)
         try:
@@ -100,7 +101,7 @@ class LoopPort:
 
     def _look(self) -> None:
         """Take part in the waiting; whoever watches arms the ring first (`drain` does) and looks at it again."""
-        if self.link.channel.watch(self.waiter):
+        if self.link.channel.watch(self.waiter, bool(self._changes)):
             self._watch()
             self.link.channel.drain()
         else:
@@ -158,7 +159,7 @@ class AsyncDevice:
         link = self._device.current()
         if link is not None:
             return link
-        path = self._device.socket_path or default_socket_path()
+        path = self._device.path()
         handshake = Handshake(connect(path))
         try:
             steps = handshake.open_channel(self._device.nonce, self._device.lent_bytes_max)
@@ -201,7 +202,7 @@ class AsyncDevice:
                 return buffer
             gpa = link.begin_growth(size_bytes)
             if gpa is None:
-                if not link.channel.in_flight() or time.monotonic() >= deadline:
+                if not link.channel.counts()[0] or time.monotonic() >= deadline:
                     raise link.exhausted(size_bytes)
                 await port.changed(min(deadline, time.monotonic() + 0.01))
                 continue

@@ -13,6 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Generator
+from pathlib import Path
 from typing import TypeVar
 
 from pvblob import _native
@@ -95,6 +96,10 @@ class Device:
     def __reduce__(self) -> tuple[type[Device], tuple[str | None]]:
         return Device, (self.socket_path,)
 
+    def path(self) -> Path:
+        """Return where the host's socket is looked for."""
+        return Path(self.socket_path) if self.socket_path is not None else default_socket_path()
+
     # ---- connection
 
     def connect(self) -> Link:
@@ -124,7 +129,7 @@ class Device:
         return current
 
     def _handshake(self, deadline: float) -> Link:
-        path = self.socket_path or default_socket_path()
+        path = self.path()
         handshake = Handshake(connect(path))
         try:
             return self._block(handshake, handshake.open_channel(self.nonce, self.lent_bytes_max), deadline)
@@ -198,7 +203,7 @@ class Device:
 
     def _wait_for_pages(self, link: Link, size_bytes: int, deadline: float) -> None:
         """Wait for a completion that may free pages. Pages a program holds as views come back without notice."""
-        if not link.channel.in_flight() or time.monotonic() >= deadline:
+        if not link.channel.counts()[0] or time.monotonic() >= deadline:
             raise link.exhausted(size_bytes)
         self._wait_for_change(link, min(deadline, time.monotonic() + 0.01), None)
 

@@ -148,7 +148,7 @@ class Link:
     def exhausted(self, size_bytes: int) -> LentMemoryExhausted:
         """Return the error for a request that lent memory cannot serve."""
         regions, lent_bytes, in_use_bytes = self.memory.usage()
-        quarantined = self.channel.abandoned()
+        _, quarantined, _ = self.channel.counts()
         return LentMemoryExhausted(
             f"{size_bytes} bytes do not fit lent memory: {in_use_bytes} of {lent_bytes} bytes in {regions} regions are "
             f"held by views and requests ({quarantined} of them cancelled and not yet completed by the host); "
@@ -161,5 +161,5 @@ class Link:
         """Forget the parent's link in a fork's child: close what was inherited, touch nothing the parent uses."""
         self._lock = threading.Lock()
         self.gone = "this channel belongs to the parent process"
-        self.channel.abandon_in_child()
+        self.channel.close()
         self._bus.close()

@@ -8,20 +8,20 @@ with a reason instead of failing at some later point.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import os
 import resource
-import socket
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
 
 from pvblob import _native
 from pvblob.http import Backend
-from pvblob.vmbus.bus import Bus
-from pvblob.vmbus.rendezvous import Listener
+from pvblob.vmbus import messages as m
+from pvblob.vmbus.bus import Bus, listen
+from pvblob.vmbus.constants import STATUS_REFUSED
 from pvblob.vmbus.user_data import DeviceLimits, Features
 from pvblob.vsp.delivery import RESPONSE_BYTES_MIN
 from pvblob.vsp.dispatch import Dispatcher
@@ -33,6 +33,7 @@ log = logging.getLogger("pvblob.vsp")
 DESCRIPTORS_PER_GUEST = 8
 DESCRIPTORS_RESERVED = 256  # segments, the catalog, the HTTP front's connections
 POLLING_US = 50
+_FULL = "the host's limit of open files allows no more guests; raise it (ulimit -n, LimitNOFILE=) and restart the host"
 
 
 class Host:
@@ -67,7 +68,7 @@ class Host:
         self._workers = workers or max(1, os.cpu_count() or 1)
         self._guests: set[GuestConnection] = set()
         self._keys = itertools.count(1)
-        self._channel_failed: dict[int, _native.ChannelFailed] = {}
+        self._channel_failed: dict[int, Callable[[str], None]] = {}
         self._instance_id = uuid4()
         self._guests_max = 0
         self._running = False
@@ -76,7 +77,7 @@ class Host:
         """Listen and serve. Raises ChannelError when another host listens on the socket."""
         self._loop = asyncio.get_running_loop()
         self._guests_max = raise_descriptor_limit()
-        self._listener = Listener(self.socket_path)
+        self._listener = listen(self.socket_path, refusal=m.encode(m.Refused.because(STATUS_REFUSED, _FULL)))
         self._executor = ThreadPoolExecutor(self._workers, "pvblob-store")
         self._engine = _native.HostEngine(self._workers, self._workers)
         self._dispatcher = Dispatcher(
@@ -130,9 +131,9 @@ class Host:
     # ---- guests
 
     def _accept(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                self._serve(self._listener.accept())
+        bus = self._listener.accept()
+        if bus is not None:
+            self._serve(bus)
 
     def _serve(self, bus: Bus) -> None:
         guest = GuestConnection(bus, self._services, self._instance_id, self._forget)
@@ -141,10 +142,7 @@ class Host:
             guest.refuse(f"this host serves uid {os.geteuid()} only; you are uid {bus.peer.uid}")
         elif len(self._guests) >= self._guests_max:
             log.warning("refused pid %d: %d guests are connected", guest.pid, len(self._guests))
-            guest.refuse(
-                f"the host serves {len(self._guests)} guests, and its limit of open files allows no more; "
-                "raise it (ulimit -n, LimitNOFILE=) and restart the host"
-            )
+            guest.refuse(_FULL)
         else:
             self._guests.add(guest)
             guest.begin()

@@ -1,0 +1,149 @@
+"""The host's settings: arguments over environment (`PVBLOB_*`) over a TOML file, checked before anything starts.
+
+`load(arguments, config)` → `HostSettings`, or one `SettingsError` that names every wrong setting and where it came from.
+It reads the environment and the file and touches nothing else; only the host process imports it, because pydantic costs
+more to import than a client may take.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from pvblob.errors import SettingsError
+from pvblob.settings import default_socket_path
+
+CONFIG_NAME = "pvblob.toml"
+ENVIRONMENT_PREFIX = "PVBLOB_"
+
+
+class HttpAddress(NamedTuple):
+    """Where the HTTP front listens; port 0 takes a free one."""
+
+    host: str
+    port: int
+
+
+def default_store_path(environ: Mapping[str, str] | None = None, uid: int | None = None) -> Path:
+    """Return where blobs lie unless told otherwise: `/var/lib/pvblob` for root, else the user's data directory."""
+    environ = os.environ if environ is None else environ
+    if (os.geteuid() if uid is None else uid) == 0:
+        return Path("/var/lib/pvblob")
+    data_home = Path(environ.get("XDG_DATA_HOME", ""))
+    return (data_home if data_home.is_absolute() else Path.home() / ".local" / "share") / "pvblob"
+
+
+class HostSettings(BaseSettings):
+    """Everything `pvblob serve` can be told.
+
+    socket: the control socket guests connect to.  store: directory of the embedded service.  http: `HOST:PORT` of the
+    HTTP front, off when None.  durability: "fsync" acknowledges a write when it survives a power cut, "none" when it
+    survives the end of the process.  accounts: account → base64 key, for the HTTP front.  development_account: whether
+    the well-known key opens `devstoreaccount1` over HTTP.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True)
+
+    socket: Path = Field(default_factory=default_socket_path)
+    store: Path = Field(default_factory=default_store_path)
+    http: str | None = None
+    durability: Literal["fsync", "none"] = "fsync"
+    accounts: dict[str, str] = Field(default_factory=dict)
+    development_account: bool = True
+
+    @field_validator("http")
+    @classmethod
+    def _http_is_an_address(cls, value: str | None) -> str | None:
+        if value:
+            _parse_address(value)
+        return value or None
+
+    @field_validator("accounts")
+    @classmethod
+    def _keys_are_base64(cls, value: dict[str, str]) -> dict[str, str]:
+        for account, key in value.items():
+            try:
+                base64.b64decode(key, validate=True)
+            except binascii.Error:
+                raise ValueError(f"the key of account {account!r} is not base64") from None
+        return value
+
+    @property
+    def http_address(self) -> HttpAddress | None:
+        """Where the HTTP front listens, None when it is off."""
+        return _parse_address(self.http) if self.http else None
+
+    @property
+    def account_keys(self) -> dict[str, bytes]:
+        """The keys of `accounts`, decoded."""
+        return {account: base64.b64decode(key) for account, key in self.accounts.items()}
+
+
+def load(arguments: Mapping[str, object], config: Path | None = None) -> HostSettings:
+    """Return the settings; *arguments* that are None count as not given.
+
+    config: a TOML file that must exist; None takes `pvblob.toml` of the working directory when there is one.
+    Raises SettingsError.
+    """
+    given = {name: value for name, value in arguments.items() if value is not None}
+    path = config or Path(CONFIG_NAME)
+    from_file = _read(path, required=config is not None)
+
+    class Sourced(HostSettings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=from_file)
+
+    try:
+        return Sourced(**given)
+    except ValidationError as error:
+        raise SettingsError(_explain(error, given, path)) from None
+
+
+def _read(path: Path, *, required: bool) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        if required:
+            raise SettingsError(f"settings file {path} does not exist") from None
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"settings file {path}: {error}") from None
+
+
+def _explain(error: ValidationError, arguments: Mapping[str, object], path: Path) -> str:
+    """Say for each wrong setting what is wrong and where it was set."""
+    lines = []
+    for wrong in error.errors():
+        name = str(wrong["loc"][0]) if wrong["loc"] else "settings"
+        variable = ENVIRONMENT_PREFIX + name.upper()
+        if name in arguments:
+            where = f"--{name.replace('_', '-')}"
+        elif variable in os.environ:
+            where = f"${variable}"
+        else:
+            where = str(path)
+        lines.append(f"{name} = {wrong['input']!r} ({where}): {wrong['msg'].removeprefix('Value error, ')}")
+    return "; ".join(lines)
+
+
+def _parse_address(text: str) -> HttpAddress:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError("must be HOST:PORT, e.g. 127.0.0.1:10000 (port 0 takes a free one)")
+    return HttpAddress(host.strip("[]"), int(port))
