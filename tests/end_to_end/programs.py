@@ -1,7 +1,7 @@
 """Programs as users of azure-storage-blob write them (sync client), each returning what it saw.
 
 A program takes a `BlobServiceClient` and a scratch directory and returns a value without dates, ETags and request ids,
-so that the same program gives an equal value over HTTP and over a channel. `expected` beside each program is that value.
+so that the same program gives an equal value over HTTP and over a channel: the `expected` beside each program.
 The clients come from the test: `client_options` are the constructor options the program needs.
 """
 
