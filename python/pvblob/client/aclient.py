@@ -158,7 +158,8 @@ class AsyncClient:
         """See `Client.delete_many`."""
         failed: dict[str, BlobError] = {}
         for names in batch.batches(blobs):
-            failed.update(await self._run(self._operations.delete_many(container, names)))
+            refused: dict[str, BlobError] = await self._run(self._operations.delete_many(container, names))
+            failed |= refused
         return failed
 
     # ---- listing and containers -------------------------------------------------------------------------------------

@@ -186,10 +186,10 @@ def _blob(
     metadata: dict[str, str],
 ) -> BlobProperties:
     """Put a blob's properties together from the look-up *get*, whose names *spelling* tells."""
-    modified, created, blob_type, *texts = map(get, spelling)
+    modified, created, blob_type, content_type, encoding, language, disposition, cache_control = map(get, spelling)
     return BlobProperties(
         name, size_bytes, etag, time_of(modified), time_of(created), blob_type or "BlockBlob",
-        *texts, b64decode(md5) if md5 else None, metadata,
+        content_type, encoding, language, disposition, cache_control, b64decode(md5) if md5 else None, metadata,
     )  # fmt: skip
 
 

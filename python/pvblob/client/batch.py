@@ -36,8 +36,9 @@ def encode(targets: Sequence[str]) -> tuple[str, bytes]:
     """Return (boundary, body) of a batch that deletes the blobs at these raw paths."""
     boundary = f"batch_{os.urandom(16).hex()}"
     parts = [
-        f"--{boundary}\r\nContent-Type: application/http\r\nContent-Transfer-Encoding: binary\r\nContent-ID: {index}\r\n\r\n"
-        f"DELETE {target} HTTP/1.1\r\nx-ms-delete-snapshots: include\r\nContent-Length: 0\r\n\r\n\r\n"
+        f"--{boundary}\r\nContent-Type: application/http\r\nContent-Transfer-Encoding: binary\r\n"
+        f"Content-ID: {index}\r\n\r\nDELETE {target} HTTP/1.1\r\n"
+        "x-ms-delete-snapshots: include\r\nContent-Length: 0\r\n\r\n\r\n"
         for index, target in enumerate(targets)
     ]
     return boundary, ("".join(parts) + f"--{boundary}--\r\n").encode("ascii")

@@ -105,7 +105,7 @@ def pieces(data: Source) -> Iterator[Piece]:
     if view is not None:
         yield from _from_view(view)
     elif hasattr(data, "read"):
-        yield from _from_file(data)
+        yield from _from_file(data)  # type: ignore[arg-type]  # a union narrowed by attribute stays a union
     elif isinstance(data, Iterable):
         assembly = _Assembly()
         for chunk in data:

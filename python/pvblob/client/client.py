@@ -182,7 +182,8 @@ class Client:
         """Delete many blobs, 256 to a request; return blob → error for those that could not be deleted."""
         failed: dict[str, BlobError] = {}
         for names in batch.batches(blobs):
-            failed.update(self._run(self._operations.delete_many(container, names)))
+            refused: dict[str, BlobError] = self._run(self._operations.delete_many(container, names))
+            failed |= refused
         return failed
 
     # ---- listing and containers -------------------------------------------------------------------------------------

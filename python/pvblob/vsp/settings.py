@@ -1,7 +1,7 @@
 """The host's settings: arguments over environment (`PVBLOB_*`) over a TOML file, checked before anything starts.
 
-`load(arguments, config)` → `HostSettings`, or one `SettingsError` that names every wrong setting and where it came from.
-It reads the environment and the file and touches nothing else; only the host process imports it, because pydantic costs
+`load(arguments, config)` → `HostSettings`, or one `SettingsError` that names every wrong setting and its source. It
+reads the environment and the file and touches nothing else; only the host process imports it, because pydantic costs
 more to import than a client may take.
 """
 
@@ -93,7 +93,7 @@ def load(arguments: Mapping[str, object], config: Path | None = None) -> HostSet
     config: a TOML file that must exist; None takes `pvblob.toml` of the working directory when there is one.
     Raises SettingsError.
     """
-    given = {name: value for name, value in arguments.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in arguments.items() if value is not None}
     path = config or Path(CONFIG_NAME)
     from_file = _read(path, required=config is not None)
 

@@ -1,0 +1,139 @@
+"""`pvblob serve`: joins the host, the embedded service and the HTTP front on one event loop, until a signal.
+
+Settings → store (locked) → HTTP front → control socket; announced only when all three stand, taken down in the opposite
+order. The first SIGTERM or SIGINT lets running requests end, the second ends the process at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from pvblob.cli import options, output
+from pvblob.errors import SettingsError
+
+if TYPE_CHECKING:
+    from pvblob.vsp.settings import HostSettings
+
+HELP = """Run the host: the service that answers every guest on this machine.
+
+Every setting may also stand in pvblob.toml (or --config FILE) and in the environment as PVBLOB_SOCKET, PVBLOB_STORE,
+PVBLOB_HTTP, PVBLOB_DURABILITY. Arguments win over the environment, the environment over the file.
+
+Examples:
+
+  pvblob serve
+
+  pvblob serve --store /data/blobs --http 127.0.0.1:10000
+
+  pvblob serve --config /etc/pvblob.toml --durability none
+"""
+log = logging.getLogger("pvblob.serve")
+
+
+def run(
+    socket: options.Socket = None,
+    store: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the blobs lie.")] = None,
+    http: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Serve the blobs over plain HTTP too; port 0: a free one."),
+    ] = None,
+    durability: Annotated[
+        Literal["fsync", "none"] | None,
+        typer.Option(help="fsync: a write survives a power cut. none: it survives the end of the process."),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="Settings file; default: ./pvblob.toml.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Announce readiness as one line of JSON.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what the host does.")] = False,
+) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    from pvblob.vsp.settings import load
+
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    arguments = {"socket": socket, "store": store, "http": http, "durability": durability}
+    asyncio.run(serve(load(arguments, config), as_json=as_json))
+
+
+async def serve(settings: HostSettings, *, as_json: bool = False) -> None:
+    """Serve with *settings* until SIGTERM or SIGINT. Raises PvblobError or SettingsError when something is taken."""
+    from pvblob.blobs.service import EmbeddedService
+    from pvblob.vsp.host import Host
+
+    stopped = _stop_on_signals()
+    async with AsyncExitStack() as stack:
+        service = EmbeddedService(settings.store, durability=settings.durability)
+        try:
+            service.open()
+        except OSError as error:
+            raise SettingsError(f"store {settings.store}: {error.strerror or error}") from error
+        stack.callback(service.close)
+        url = await _start_http(settings, service, stack)
+        host = Host(service, settings.socket)
+        try:
+            await host.start()
+        except PermissionError as error:
+            raise SettingsError(f"socket {settings.socket}: {error.strerror or error}") from error
+        stack.push_async_callback(host.stop)
+        _announce(settings, url, as_json=as_json)
+        await stopped.wait()
+        log.info("stopping")
+
+
+async def _start_http(settings: HostSettings, service: object, stack: AsyncExitStack) -> str | None:
+    address = settings.http_address
+    if address is None:
+        return None
+    from pvblob.front.server import HttpFront
+
+    front = HttpFront(
+        service,  # type: ignore[arg-type]  # a Backend; the service's module is imported late
+        address.host,
+        address.port,
+        accounts=settings.account_keys,
+        development_account=settings.development_account,
+    )
+    try:
+        await front.start()
+    except OSError as error:
+        raise SettingsError(f"--http {settings.http}: {error.strerror or error}; choose another port") from error
+    stack.push_async_callback(front.stop)
+    if settings.development_account:
+        log.warning("anyone who can connect to %s opens devstoreaccount1 with its well-known key", front.url)
+    return front.url
+
+
+def _announce(settings: HostSettings, url: str | None, *, as_json: bool) -> None:
+    if as_json:
+        ready = {"pid": os.getpid(), "socket": str(settings.socket), "store": str(settings.store), "http": url}
+        output.json_line({**ready, "durability": settings.durability})
+    else:
+        output.text_line(f"channel  {settings.socket}")
+        output.text_line(f"store    {settings.store} (durability: {settings.durability})")
+        output.text_line(f"http     {url or 'off'}")
+        output.text_line("ready; Ctrl-C stops")
+    sys.stdout.flush()
+
+
+def _stop_on_signals() -> asyncio.Event:
+    """Return an event that the first SIGTERM or SIGINT sets; the second ends the process at once."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: int) -> None:
+        if stopped.is_set():
+            os._exit(128 + number)
+        stopped.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    return stopped
