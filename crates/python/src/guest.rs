@@ -125,7 +125,7 @@ impl GuestChannel {
     ) -> PyResult<Self> {
         let host_page = Region::map_read_only(duplicate(host_page)?.as_fd(), PAGE_SIZE as u64)
             .map_err(|error| PyOSError::new_err(format!("the host's page: {error}")))?;
-        let bell = GuestDoorbell::new(duplicate(bell)?, duplicate(bell_socket)?);
+        let bell = GuestDoorbell::new(duplicate(bell)?, duplicate(bell_socket)?)?;
         let rings = Arc::clone(&rings.region);
         Ok(Self(Channel::new(Wiring { rings, bell, control: duplicate(control)?, host_page, credits })))
     }

@@ -1,7 +1,7 @@
 //! The host's objects: the engine, guests' memory, requests. They convert; `blobdev::vsp` does.
 
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use blobdev::bhttp;
 use blobdev::vsp::channel::SharedGuestMemory;
@@ -11,7 +11,7 @@ use blobdev::vsp::request::{FileRun, HostRequest as Inner};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
-use vmbus::guest_memory::GuestMemory as Memory;
+use vmbus::gpa::GuestMemory as Memory;
 use vmbus::layout::PAGE_SIZE;
 use vmbus::memory::{Region, RegionError};
 
@@ -60,7 +60,7 @@ impl GuestMemory {
     }
 
     fn clear(&self) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).clear();
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Memory::new();
     }
 }
 
@@ -75,7 +75,7 @@ pub(crate) struct HostPage {
 impl HostPage {
     #[new]
     fn new() -> PyResult<Self> {
-        let (page, fd) = Region::create_host_page("pvblob-host-page")?;
+        let (page, fd) = Region::create_host_page()?;
         Ok(Self { page, fd })
     }
 
@@ -247,9 +247,4 @@ impl HostRequest {
         self.engine.get().0.filler().submit(Arc::clone(&self.inner), response, runs);
         Ok(true)
     }
-}
-
-/// A mutex whose poison says nothing: no code under it can leave half a change.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

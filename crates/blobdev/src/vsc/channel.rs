@@ -186,7 +186,7 @@ impl GuestChannel {
         match error {
             WriteError::Full { needed } => {
                 // The host signals when that much room is there; if it is there now, the caller looks again at once.
-                if ring.want_room(needed) {
+                if ring.want_room(needed) == Ok(true) {
                     ring.clear_want();
                     self.changed();
                 }

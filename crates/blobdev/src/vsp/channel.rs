@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use vmbus::doorbell::{self, HostDoorbell};
-use vmbus::guest_memory::GuestMemory;
+use vmbus::gpa::GuestMemory;
 use vmbus::incoming::IncomingRing;
 use vmbus::mapped::MappedRing;
 use vmbus::memory::SpanList;
@@ -173,11 +173,12 @@ impl HostChannel {
         let mut sending = lock(&self.sending);
         let Some(sending) = sending.as_mut() else { return false };
         let needed = (sending.reserved + 1) * COMPLETION_BYTES;
-        if sending.ring.has_room(needed) {
+        // A corrupt index means no room here; the ring's next write reports it.
+        if sending.ring.has_room(needed) == Ok(true) {
             sending.reserved += 1;
             return true;
         }
-        if sending.ring.want_room(needed) {
+        if sending.ring.want_room(needed) == Ok(true) {
             sending.reserved += 1;
             sending.ring.clear_want();
             return true;
@@ -218,8 +219,8 @@ impl HostChannel {
     /// Makes a request of a packet, or says with which status it is refused.
     fn accept(self: &Arc<Self>, packet: &Packet<'_>) -> Result<Arc<HostRequest>, u32> {
         let device = DeviceRequest::parse(packet.payload).map_err(|_| hresult::MALFORMED)?;
-        let mut ranges = packet.ranges();
-        let (Some(Ok(range)), None) = (ranges.next(), ranges.next()) else { return Err(hresult::MALFORMED) };
+        let mut ranges = packet.ranges().map_err(|_| hresult::MALFORMED)?;
+        let (Some(range), None) = (ranges.next(), ranges.next()) else { return Err(hresult::MALFORMED) };
         let layout = device.validate(range.byte_count).map_err(|error| error.status())?;
         let spans = self.memory.read().unwrap_or_else(PoisonError::into_inner).resolve(&range);
         let spans = spans.map_err(|_| hresult::MALFORMED)?;

@@ -104,7 +104,7 @@ impl Engine {
         }
         let (from_guest, to_guest) = {
             let mut memory = memory.write().unwrap_or_else(PoisonError::into_inner);
-            let region = Arc::new(memory.map_linear(pfns).map_err(OpenError::Pages)??);
+            let region = Arc::new(memory.map_linear(pfns).map_err(OpenError::Pages)?);
             memory.forbid(pfns);
             let split = downstream * vmbus::layout::PAGE_SIZE;
             let size = region.len();
