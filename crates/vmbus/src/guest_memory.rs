@@ -192,15 +192,11 @@ impl PageSet {
     /// Returns the lowest member in `run`.
     fn first_in(&self, run: Run) -> Option<u64> {
         let last = run.first + (run.pages - 1);
-        let (start, end) = self.runs.range(..=last).next_back()?;
-        if *end < run.first {
-            return None;
+        let below = self.runs.range(..=run.first).next_back();
+        if below.is_some_and(|(_, end)| *end >= run.first) {
+            return Some(run.first);
         }
-        // A lower run may reach into `run` too; of two, the lower one has the lower page.
-        match self.runs.range(..=run.first).next_back() {
-            Some((_, end)) if *end >= run.first => Some(run.first),
-            _ => self.runs.range(run.first..=last).next().map_or(Some(*start), |(start, _)| Some(*start)),
-        }
+        self.runs.range(run.first..=last).next().map(|(start, _)| *start)
     }
 
     fn insert(&mut self, page: u64) {
