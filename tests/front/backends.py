@@ -30,6 +30,7 @@ class MemoryBackend:
         self.answer: Response | None = None
         self.fault: Exception | None = None
         self.reads_bodies = True
+        self.swallows_broken_bodies = False
         self.called = asyncio.Event()
         self.may_answer = asyncio.Event()
         self.may_answer.set()
@@ -54,6 +55,8 @@ class MemoryBackend:
             self.stored[request.target] = await body.store(self._fd, offset, md5=True)
         except ConnectionError as error:
             self.broken.append(error)
+            if self.swallows_broken_bodies:
+                return Response(400, Fields(), self.pin(Extent(self._fd, 0, 0)))
             raise
         self.places[request.target] = (offset, body.size_bytes)
         return Response(201, Fields([("Content-Length", "0"), ("ETag", '"0x1"')]))

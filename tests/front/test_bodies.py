@@ -97,9 +97,11 @@ async def test_a_large_body_nobody_wants_ends_the_connection(wire: Wire, backend
     assert (await wire.reply()).one(b"connection") == b"close"
 
 
+@pytest.mark.parametrize("swallows", [False, True], ids=["backend-raises", "backend-answers"])
 async def test_a_client_that_goes_away_breaks_its_body(
-    start_front: StartFront, connect: Connect, backend: MemoryBackend
+    start_front: StartFront, connect: Connect, backend: MemoryBackend, swallows: bool
 ) -> None:
+    backend.swallows_broken_bodies = swallows
     front = await start_front()
     wire = await connect(front)
     await wire.send(head_of_size(wire, 4 * BATCH_BYTES) + b"x" * (2 * BATCH_BYTES))
@@ -110,6 +112,8 @@ async def test_a_client_that_goes_away_breaks_its_body(
     assert isinstance(backend.broken[0], ConnectionError)
     assert BLOB not in backend.places
     assert front.counters.disconnected == 1
+    assert front.counters.failed == 0
+    assert backend.releases == backend.pinned
 
 
 async def test_a_client_that_stops_sending_is_given_up(
