@@ -62,10 +62,6 @@ def pattern(size_bytes: int, seed: int = 1) -> bytes:
     return random.Random(seed).randbytes(size_bytes)
 
 
-def digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
 def outcome(call: Callable[[], Any]) -> Any:
     """Return what *call* returns, or its error as (class, status, code)."""
     try:
@@ -106,7 +102,7 @@ def upload_64_mib_in_one_request(service: BlobServiceClient, scratch: Path) -> A
     blob.upload_blob(data, max_concurrency=1)
     properties = blob.get_blob_properties()
     blocks, _ = blob.get_block_list("committed")
-    same = digest(blob.download_blob().readall()) == digest(data)
+    same = blob.download_blob().readall() == data
     return properties.size, properties.blob_type.value, blocks, same
 
 
@@ -137,19 +133,18 @@ def download_in_chunks(service: BlobServiceClient, scratch: Path) -> Any:
     return size_bytes, buffer.getvalue() == data, len(chunks), b"".join(chunks) == data
 
 
-@program((LISTED_BLOBS, True, [5000, 1], 1001, [700, 301], ["dir-0/", "dir-1/", "dir-2/", "dir-3/", "dir-4/", "last"]))
+@program((LISTED_BLOBS, True, [5000, 1], [700, 300], ["dir-0/", "dir-1/", "dir-2/", "dir-3/", "dir-4/", "last"]))
 def list_5001_blobs(service: BlobServiceClient, scratch: Path) -> Any:
     container = fresh_container(service, "listing")
     names = [f"dir-{n % 5}/blob-{n:05d}" for n in range(LISTED_BLOBS - 1)] + ["last"]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda name: container.upload_blob(name, b""), names))
     listed = [blob.name for blob in container.list_blobs()]
-    pages = [len(list(page)) for page in container.list_blobs().by_page()]
-    prefix = [blob.name for blob in container.list_blobs(name_starts_with="dir-3/")] + ["last"]
-    sizes = [len(list(page)) for page in container.list_blobs("dir-3/", results_per_page=700).by_page()]
-    sizes[-1] += 1
+    pages = [len(list(page)) for page in container.list_blob_names().by_page()]
+    below = container.list_blobs(name_starts_with="dir-3/", results_per_page=700)
+    sizes = [len(list(page)) for page in below.by_page()]
     directories = [item.name for item in container.walk_blobs(delimiter="/")]
-    return len(listed), listed == sorted(names), pages, len(prefix), sizes, directories
+    return len(listed), listed == sorted(names), pages, sizes, directories
 
 
 @program(([202] * 100, [202, 404], ["keep"], [True] * 256))
