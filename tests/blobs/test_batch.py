@@ -99,7 +99,11 @@ async def test_256_parts_are_allowed_and_257_are_not(full):
         ("multipart/mixed; boundary=x", b"", "InvalidInput"),
         ("multipart/mixed; boundary=x", b"--x--", "InvalidInput"),
         ("multipart/mixed; boundary=x", b"--x\r\nno part\r\n--x--", "InvalidInput"),
-        ("multipart/mixed; boundary=x", b"--x\r\nContent-Type: application/http\r\n\r\nnonsense\r\n--x--", "InvalidInput"),
+        (
+            "multipart/mixed; boundary=x",
+            b"--x\r\nContent-Type: application/http\r\n\r\nnonsense\r\n--x--",
+            "InvalidInput",
+        ),
         ("multipart/mixed", b"", "InvalidHeaderValue"),
         ("text/plain; boundary=x", b"", "InvalidHeaderValue"),
     ],

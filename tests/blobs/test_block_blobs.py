@@ -131,7 +131,9 @@ async def test_a_block_list_can_keep_committed_blocks_and_repeat_them(call):
 async def test_a_put_blob_discards_uncommitted_blocks(call):
     await stage(call, "/con/b", 0, b"0")
     await call.put("/con/b", b"whole")
-    assert (await call("PUT", "/con/b?comp=blocklist", {}, block_list(("Latest", block_id(0))))).code == "InvalidBlockList"
+    assert (
+        await call("PUT", "/con/b?comp=blocklist", {}, block_list(("Latest", block_id(0))))
+    ).code == "InvalidBlockList"
     assert (await call("GET", "/con/b")).body == b"whole"
 
 

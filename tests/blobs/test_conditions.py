@@ -61,8 +61,14 @@ async def test_conditions_on_an_existing_blob(call, fields, read, change, create
 
 @pytest.mark.parametrize(
     ("fields", "create"),
-    [({"if-none-match": "*"}, 201), ({"if-match": "*"}, 412), ({"if-match": OTHER}, 412), ({"if-none-match": OTHER}, 201)]
-    + [({"if-modified-since": FUTURE}, 201), ({"if-unmodified-since": PAST}, 201)],
+    [
+        ({"if-none-match": "*"}, 201),
+        ({"if-none-match": OTHER}, 201),
+        ({"if-match": "*"}, 412),
+        ({"if-match": OTHER}, 412),
+        ({"if-modified-since": FUTURE}, 201),
+        ({"if-unmodified-since": PAST}, 201),
+    ],
 )
 async def test_conditions_on_a_missing_blob(call, fields, create):
     assert (await call("GET", "/con/b", fields)).code == "BlobNotFound"

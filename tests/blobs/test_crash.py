@@ -15,7 +15,7 @@ import pytest
 
 from pvblob.blobs.service import EmbeddedService
 
-WRITER = '''
+WRITER = """
 import asyncio, hashlib, random, sys
 from pathlib import Path
 from pvblob.blobs.service import EmbeddedService
@@ -57,7 +57,7 @@ async def main(store, seed):
     await asyncio.gather(*[worker(number) for number in range(4)])
 
 asyncio.run(main(sys.argv[1], int(sys.argv[2])))
-'''
+"""
 
 
 def run_and_kill(store: Path, seed: int, acknowledged: int) -> list[tuple[str, str, str]]:
@@ -92,7 +92,6 @@ def allowed_states(log: list[tuple[str, str, str]], before: dict[str, set[str]])
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_every_acknowledged_write_survives_kill_9(tmp_path, seed):
-    print("seed", seed)
     chance = random.Random(seed)
     store = tmp_path / "store"
     known: dict[str, set[str]] = {}

@@ -1,7 +1,8 @@
-"""Runs, pins and reuse: design §7 "Extents are reference-counted: none is punched or reused while a read … can touch it"."""
+"""Runs, pins and reuse. Source: design §7, "Extents are reference-counted"."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 
@@ -27,9 +28,8 @@ def run(allocation) -> tuple[int, int, int]:
     return allocation.segment, allocation.offset, allocation.length
 
 
-def test_free_runs_never_overlap_and_merge_with_their_neighbours():
-    seed = 11
-    print("seed", seed)
+@pytest.mark.parametrize("seed", [11, 12])
+def test_free_runs_never_overlap_and_merge_with_their_neighbours(seed):
     chance = random.Random(seed)
     runs, taken = FreeRuns(), []
     runs.add(1, 0, 1 << 16)
@@ -40,7 +40,7 @@ def test_free_runs_never_overlap_and_merge_with_their_neighbours():
             taken.append((place[1], length))
         spans = sorted([(offset, length) for _, offset, length in runs] + taken)
         assert sum(length for _, length in spans) == 1 << 16
-        assert all(a + la <= b for (a, la), (b, _) in zip(spans, spans[1:], strict=False))
+        assert all(a + la <= b for (a, la), (b, _) in itertools.pairwise(spans))
     for place in taken:
         runs.add(1, *place)
     assert list(runs) == [(1, 0, 1 << 16)]
@@ -165,14 +165,18 @@ def test_more_segments_than_open_files_are_served(tmp_path, monkeypatch):
     made.close()
 
 
-def test_layouts_pack_and_cut_exactly():
-    seed = 5
-    print("seed", seed)
+@pytest.mark.parametrize("seed", [5, 6])
+def test_layouts_pack_and_cut_exactly(seed):
     chance = random.Random(seed)
     for width in (0, 1, 64):
         blocks = [
-            Block(chance.randrange(9), chance.randrange(1 << 40), chance.randrange(1, 99), chance.getrandbits(64),
-                  chance.randbytes(width))
+            Block(
+                chance.randrange(9),
+                chance.randrange(1 << 40),
+                chance.randrange(1, 99),
+                chance.getrandbits(64),
+                chance.randbytes(width),
+            )
             for _ in range(50)
         ]
         assert unpack(pack(blocks)) == blocks

@@ -23,10 +23,12 @@ class CountingBody(BytesBody):
     def __init__(self, gate: asyncio.Event | None = None) -> None:
         super().__init__(b"x")
         self.stored = 0
+        self.started = asyncio.Event()
         self.gate = gate
 
     async def store(self, fd: int, offset: int, *, md5: bool) -> Stored:
         self.stored += 1
+        self.started.set()
         if self.gate is not None:
             await self.gate.wait()
         return await super().store(fd, offset, md5=md5)
@@ -68,8 +70,7 @@ async def test_a_resubmission_joins_the_execution_that_still_runs(call):
     gate = asyncio.Event()
     body, other = CountingBody(gate), CountingBody()
     first = asyncio.create_task(put(call, key(), body))
-    while not body.stored:
-        await asyncio.sleep(0)
+    await body.started.wait()
     second = asyncio.create_task(put(call, key(again=True), other))
     wrong = await put(call, key(again=True, digest=9))
     assert wrong.code == "OperationIdReused"
@@ -82,8 +83,7 @@ async def test_whoever_joined_a_cancelled_execution_runs_it_and_only_one_of_them
     gate = asyncio.Event()
     bodies = [CountingBody(gate), CountingBody(), CountingBody()]
     first = asyncio.create_task(put(call, key(), bodies[0]))
-    while not bodies[0].stored:
-        await asyncio.sleep(0)
+    await bodies[0].started.wait()
     others = [asyncio.create_task(put(call, key(again=True), body)) for body in bodies[1:]]
     await asyncio.sleep(0)
     first.cancel()
@@ -130,9 +130,7 @@ async def test_records_expire_only_after_their_time_of_host_uptime(call, monkeyp
 
 async def test_a_batch_is_replayed_with_its_parts(call):
     await call.put("/con/b", b"1")
-    body = (
-        b"--q\r\nContent-Type: application/http\r\nContent-ID: 0\r\n\r\nDELETE /con/b HTTP/1.1\r\n\r\n\r\n--q--\r\n"
-    )
+    body = b"--q\r\nContent-Type: application/http\r\nContent-ID: 0\r\n\r\nDELETE /con/b HTTP/1.1\r\n\r\n\r\n--q--\r\n"
     fields = {"content-type": "multipart/mixed; boundary=q"}
     first = await call("POST", "/?comp=batch", fields, body, once=key())
     again = await call("POST", "/?comp=batch", fields, body, once=key(again=True))

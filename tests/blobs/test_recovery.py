@@ -26,15 +26,20 @@ async def test_everything_is_there_after_reopening(call):
     call.service.open()
     after = await call("GET", "/con/a")
     assert (after.body, after.etag) == (before.body, before.etag)
-    assert (await call("PUT", "/con/b?comp=blocklist", {}, b"<BlockList><Latest>AAAA</Latest></BlockList>")).status == 201
+    assert (
+        await call("PUT", "/con/b?comp=blocklist", {}, b"<BlockList><Latest>AAAA</Latest></BlockList>")
+    ).status == 201
     assert (await call("GET", "/con/b")).body == b"staged"
     assert (await call.put("/con/a", b"")).etag > after.etag
 
 
-async def test_a_second_host_is_told_who_has_the_store(tmp_path, call):
+def test_a_second_host_is_told_who_has_the_store(tmp_path, open_service):
+    open_service()
     script = "import sys; from pathlib import Path; from pvblob.blobs.service import EmbeddedService as S\n"
     script += "try: S(Path(sys.argv[1])).open()\nexcept Exception as e: print(type(e).__name__, e)"
-    ran = subprocess.run([sys.executable, "-c", script, str(tmp_path / "store")], capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "store")], capture_output=True, text=True, check=True
+    )
     assert ran.stdout.startswith("StoreInUse")
     assert f"process {os.getpid()}" in ran.stdout
     with pytest.raises(StoreInUse):
@@ -154,9 +159,7 @@ async def test_a_clock_that_went_back_still_gives_new_etags(tmp_path):
 
         async def put(target: str) -> str:
             fields = Fields({"x-ms-blob-type": "BlockBlob"}.items())
-            response = await service.execute(
-                Request("PUT", "https", "acct.blob.x", target, fields), BytesBody(b"")
-            )
+            response = await service.execute(Request("PUT", "https", "acct.blob.x", target, fields), BytesBody(b""))
             return response.fields.get("etag") or ""
 
         await put("/con?restype=container")

@@ -1,4 +1,4 @@
-"""Request targets. Source: Azure REST, "Naming and referencing containers, blobs, and metadata"; H-rules of the task."""
+"""Request targets. Source: Azure REST, "Naming and referencing containers, blobs, and metadata"."""
 
 from __future__ import annotations
 

@@ -146,14 +146,16 @@ def answer(
     if length is None:
         length = len(content) if type(content) is bytes else content.size_bytes  # type: ignore[union-attr]
     fields = request.fields
+    version = fields.get("x-ms-version")
     head: Pairs = [
         ("content-length", str(length)),
         ("date", http_now()),
         ("x-ms-request-id", request_id()),
-        ("x-ms-version", fields.get("x-ms-version") or VERSION_NEWEST),
+        # Echoes are the one way from a request's fields to a response's: no line break may pass.
+        ("x-ms-version", version if version and version.isprintable() else VERSION_NEWEST),
     ]
     client_id = fields.get("x-ms-client-request-id")
-    if client_id is not None:
+    if client_id is not None and client_id.isprintable():
         head.append(("x-ms-client-request-id", client_id))
     head.extend(pairs)
     return Response(status, Fields.lowered(head), content)

@@ -11,13 +11,12 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from urllib.parse import urlsplit
 
 from pvblob.blobs import blob_changes
 from pvblob.blobs.answers import Call, Refusal, answer, invalid_target, refuse
 from pvblob.blobs.committer import Transaction
 from pvblob.blobs.store import Store
-from pvblob.blobs.target import InvalidTarget, Target, account_in_host, parse_target
+from pvblob.blobs.target import InvalidTarget, Target, account_in_host, parse_target, split_url
 from pvblob.http import BytesBody, Fields, FileContent, Request, Response
 
 SUB_REQUESTS_MAX = 256
@@ -90,13 +89,13 @@ def _parse_part(piece: bytes, outer: Request) -> SubRequest:
     if len(words) != 3 or not words[2].startswith("HTTP/"):
         raise Refusal("InvalidInput", f"{lines[0][:80]!r} is no request line.")
     scheme, authority, target = outer.scheme, outer.authority, words[1]
-    if not target.startswith("/"):
-        url = urlsplit(target)
-        if url.netloc:
-            scheme, authority = url.scheme, url.netloc
-            target = url.path + (f"?{url.query}" if url.query else "")
-        else:
-            target = f"/{target}"
+    if "://" in target:
+        try:
+            scheme, authority, target = split_url(target)
+        except InvalidTarget as error:
+            raise Refusal("InvalidInput", str(error)) from None
+    elif not target.startswith("/"):
+        target = f"/{target}"
     request = Request(words[0].upper(), scheme, authority, target, _parse_fields(lines[1:]))
     return SubRequest(part_fields.get("content-id"), request)
 

@@ -50,8 +50,8 @@ class Transaction:
 class Mutation:
     """One change: *apply* runs on the committer's thread inside the batch's transaction.
 
-    written: runs that hold this mutation's bytes; the committer takes them over.  keep: which of them the catalog
-    refers to afterwards is all or none.
+    written: runs that hold this mutation's bytes; the committer takes them over.  outcome: set when it took effect,
+    and then the catalog refers to all of *written*.  settled: the answer may be given (the loop's thread sets it).
     """
 
     request: Request
@@ -60,7 +60,6 @@ class Mutation:
     once: OnceKey | None = None
     future: asyncio.Future[Response] | None = None
     response: Response | None = None
-    took_effect: bool = False
     settled: bool = False
     outcome: Transaction | None = None
     _claim: threading.Lock = field(default_factory=threading.Lock)
@@ -189,7 +188,7 @@ class Committer:
                 self._apply(mutation, now)
             if self._version != before:
                 connection.execute("UPDATE meta SET value = ? WHERE key = 'version'", (self._version,))
-            self._extents.sync([run for mutation in batch if mutation.took_effect for run in mutation.written])
+            self._extents.sync([run for mutation in batch if mutation.outcome for run in mutation.written])
             connection.execute("COMMIT")
             self._deletions_committed += sum(_deletes_container(mutation) for mutation in batch)
         except (sqlite3.Error, OSError) as error:
@@ -208,7 +207,6 @@ class Committer:
         try:
             self._extents.check(mutation.written)
             mutation.response = mutation.apply(transaction)
-            mutation.took_effect = True
             mutation.outcome = transaction
         except Refusal as refusal:
             connection.execute("ROLLBACK TO mutation")
@@ -239,7 +237,6 @@ class Committer:
             log.exception("the failed batch could not be rolled back")
         refusal = storage_failure(error)
         for mutation in batch:
-            mutation.took_effect = False
             mutation.outcome = None
             mutation.response = refuse(mutation.request, refusal)
 
@@ -258,19 +255,26 @@ class Committer:
     def _settle(self, mutations: list[Mutation]) -> None:
         """On the event loop: free what is no longer referred to, then wake the callers."""
         for mutation in mutations:
-            if mutation.took_effect and mutation.outcome is not None:
-                self._extents.adopt(mutation.written)
-                self._extents.free(mutation.outcome.freed)
-                if mutation.outcome.containers_changed:
-                    self.containers_changed()
-                    self._deletions_settled += 1
-            else:
-                self._extents.give_back(mutation.written)
+            try:
+                self._settle_space(mutation)
+            except Exception:  # a bug of ours; the commit stands, and whoever waits must hear of it
+                log.exception("the space of a mutation could not be settled")
             mutation.settled = True
             assert mutation.future is not None
             assert mutation.response is not None
             if not mutation.future.done():
                 mutation.future.set_result(mutation.response)
+
+    def _settle_space(self, mutation: Mutation) -> None:
+        outcome = mutation.outcome
+        if outcome is None:
+            self._extents.give_back(mutation.written)
+            return
+        self._extents.adopt(mutation.written)
+        self._extents.free(outcome.freed)
+        if outcome.containers_changed:
+            self.containers_changed()
+            self._deletions_settled += 1
 
     def _next_version(self) -> int:
         """Return a version number greater than every earlier one: the time in ticks where the clock allows."""

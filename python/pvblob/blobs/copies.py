@@ -12,7 +12,6 @@ import os
 import threading
 import uuid
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
 from pvblob.blobs import block_blobs
 from pvblob.blobs.answers import Call, Refusal, answer, http_date
@@ -23,7 +22,7 @@ from pvblob.blobs.extents import Allocation
 from pvblob.blobs.layout import Block, pack
 from pvblob.blobs.properties import metadata_of, refuse_unsupported, tier_of
 from pvblob.blobs.store import Store, container_in
-from pvblob.blobs.target import InvalidTarget, parse_target
+from pvblob.blobs.target import InvalidTarget, parse_target, split_url
 from pvblob.blobs.versions import BlobVersion
 from pvblob.http import BytesBody, Extent, FileContent, Response
 
@@ -90,11 +89,9 @@ def _copy_state(copy_id: str, source_url: str, size: int, now: int) -> str:
 
 def _source_version(store: Store, call: Call, source_url: str) -> BlobVersion:
     """Find the source blob, in the same account, and judge the conditions on it."""
-    url = urlsplit(source_url)
-    if not url.netloc:
-        raise Refusal("InvalidHeaderValue", "x-ms-copy-source must be an absolute URL.")
     try:
-        target = parse_target(url.netloc, url.path + (f"?{url.query}" if url.query else ""))
+        _, authority, raw_target = split_url(source_url)
+        target = parse_target(authority, raw_target)
     except InvalidTarget as error:
         raise Refusal("InvalidHeaderValue", f"x-ms-copy-source: {error}") from None
     if target.query.get("snapshot") or target.query.get("versionid"):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from urllib.parse import unquote_plus, unquote_to_bytes
+from urllib.parse import unquote_plus, unquote_to_bytes, urlsplit
 
 from pvblob.errors import PvblobError
 
@@ -58,6 +58,17 @@ def parse_target(authority: str, target: str) -> Target:
     if query.get("restype") == "container":
         return Target(account, _container_name(first), None, query)
     return Target(account, ROOT_CONTAINER, _blob_name(first), query)
+
+
+def split_url(text: str) -> tuple[str, str, str]:
+    """Split an absolute URL into scheme, authority and raw target. Raises InvalidTarget."""
+    try:
+        url = urlsplit(text)
+    except ValueError as error:
+        raise InvalidTarget("InvalidUri", f"{text[:80]!r} is no URL: {error}.") from None
+    if not url.scheme or not url.netloc:
+        raise InvalidTarget("InvalidUri", f"{text[:80]!r} is no absolute URL.")
+    return url.scheme, url.netloc, (url.path or "/") + (f"?{url.query}" if url.query else "")
 
 
 def account_in_host(authority: str) -> str | None:
