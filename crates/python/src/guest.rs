@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use blobdev::vsc::channel::{GuestChannel as Channel, Refused, Slice, Submission, Wiring, Woken, create_rings};
 use blobdev::vsc::memory::LentMemory as Memory;
@@ -21,6 +21,9 @@ pub(crate) const WAIT_READY: u8 = 0;
 pub(crate) const WAIT_CONTROL: u8 = 1;
 pub(crate) const WAIT_TIMED_OUT: u8 = 2;
 pub(crate) const WAIT_CLOSED: u8 = 3;
+
+/// A signal that arrives just before the thread sleeps does not end the sleep: its handler runs at the next look.
+const SIGNAL_CHECK_PERIOD: Duration = Duration::from_millis(200);
 
 /// The page allocator of one connection.
 #[pyclass(frozen, module = "pvblob._native")]
@@ -163,14 +166,15 @@ impl GuestChannel {
     /// Blocks until the token is done (None: until anything happens); returns a WAIT_ value. Signal handlers run.
     fn wait(&self, py: Python<'_>, waiter: &Waiter, token: Option<u64>, timeout_s: f64) -> PyResult<u8> {
         let token = token.map(Token::from_bits);
-        let timeout = Duration::try_from_secs_f64(timeout_s.clamp(0.0, 1e9)).unwrap_or_default();
+        let deadline = Instant::now() + Duration::try_from_secs_f64(timeout_s.clamp(0.0, 1e9)).unwrap_or_default();
         loop {
-            match py.detach(|| self.0.wait(&waiter.0, token, timeout)) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match py.detach(|| self.0.wait(&waiter.0, token, left.min(SIGNAL_CHECK_PERIOD))) {
                 Woken::Ready => return Ok(WAIT_READY),
                 Woken::Control => return Ok(WAIT_CONTROL),
-                Woken::TimedOut => return Ok(WAIT_TIMED_OUT),
                 Woken::Closed => return Ok(WAIT_CLOSED),
-                Woken::Interrupted => py.check_signals()?,
+                Woken::TimedOut if left <= SIGNAL_CHECK_PERIOD => return Ok(WAIT_TIMED_OUT),
+                Woken::TimedOut | Woken::Interrupted => py.check_signals()?,
             }
         }
     }
@@ -212,7 +216,7 @@ impl GuestChannel {
     }
 
     fn clear_doorbell(&self) {
-        self.0.bell().clear();
+        self.0.clear_bell();
     }
 
     fn control_fileno(&self) -> i32 {

@@ -78,6 +78,7 @@ class PiecedBody:
         self._fed_bytes = 0
         self._stored_bytes = 0
         self.waiting: _native.HostRequest | None = None  # the piece nobody has answered yet
+        self.cancelled_status = _native.HRESULT["CANCELLED"]  # what to answer it when the execution is cancelled
 
     def feed(self, piece: _native.HostRequest, offset: int) -> None:
         """Accept the piece that continues the body at *offset*. Raises PieceError; then nothing has changed."""

@@ -31,6 +31,11 @@ class _Upload:
     task: asyncio.Task[None]
     expiry: asyncio.TimerHandle
 
+    def end(self, status: int) -> None:
+        """Cancel the execution; a piece that waits is completed with *status*."""
+        self.body.cancelled_status = status
+        self.task.cancel()
+
 
 class Continuations:
     """What one channel has begun and not finished."""
@@ -76,8 +81,7 @@ class Continuations:
         if len(self._uploads) >= UPLOADS_MAX:
             raise PieceError(f"{UPLOADS_MAX} uploads of this guest are in progress")
         task = self._loop.create_task(run())
-        expiry = self._loop.call_later(timeout_s, task.cancel)
-        self._uploads[guid] = _Upload(body, task, expiry)
+        self._uploads[guid] = _Upload(body, task, self._loop.call_later(timeout_s, self._expire, guid))
         task.add_done_callback(lambda _task: self._ended(guid))
 
     def _ended(self, guid: bytes) -> None:
@@ -92,12 +96,18 @@ class Continuations:
             raise PieceError("no upload of this GUID is in progress: it ended, expired, or never began")
         upload.body.feed(piece, offset)
         upload.expiry.cancel()
-        upload.expiry = self._loop.call_later(timeout_s, upload.task.cancel)
+        upload.expiry = self._loop.call_later(timeout_s, self._expire, guid)
 
-    def cancel_upload(self, guid: bytes) -> bool:
-        """Cancel the upload of *guid*; True when there was one."""
-        upload = self._uploads.get(guid)
-        return upload is not None and upload.task.cancel()
+    def _expire(self, guid: bytes) -> None:
+        self._uploads[guid].end(_native.HRESULT["DEADLINE"])
+
+    def cancel_piece(self, request_id: int) -> bool:
+        """Cancel the upload whose unanswered piece is this request; True when there is one."""
+        for upload in self._uploads.values():
+            if upload.body.waiting is not None and upload.body.waiting.id == request_id:
+                upload.end(_native.HRESULT["CANCELLED"])
+                return True
+        return False
 
     def close(self) -> None:
         """Let go of everything: the channel ended."""
@@ -105,4 +115,4 @@ class Continuations:
             self.release(guid)
         for upload in self._uploads.values():
             upload.expiry.cancel()
-            upload.task.cancel()
+            upload.end(_native.HRESULT["CANCELLED"])

@@ -155,6 +155,8 @@ class Dispatcher:
         if running is not None:
             running.status = status
             running.task.cancel()
+        else:
+            any(context.continuations.cancel_piece(request_id) for context in self._guests.values())
 
     # ---- one request
 
@@ -243,7 +245,7 @@ class Dispatcher:
             try:
                 await self._run(context, native, request, body, resubmission, timeout_s)
             except asyncio.CancelledError:
-                (body.waiting or native).complete(_STATUS["CANCELLED"], b"")
+                (body.waiting or native).complete(body.cancelled_status, b"")
             except Exception:
                 log.exception("an upload failed inside the host")
                 (body.waiting or native).complete(_STATUS["INTERNAL"], b"")

@@ -218,6 +218,7 @@ impl GuestChannel {
     pub fn drain(&self) {
         let mut scratch = Vec::new();
         let mut woken: Vec<Arc<Waiter>> = Vec::new();
+        let changes_before = self.changes();
         let mut ring = lock(&self.incoming);
         loop {
             ring.mask();
@@ -236,7 +237,9 @@ impl GuestChannel {
         }
         drop(ring);
         woken.iter().for_each(|waiter| waiter.wake());
-        self.waiting.wake_for_change();
+        if self.changes() != changes_before {
+            self.waiting.wake_for_change();
+        }
     }
 
     /// Notes that something happened that others may wait for, and wakes those who do.
@@ -319,7 +322,7 @@ impl GuestChannel {
 
     /// The leader's part before sleeping: spin as long as the host grants it and it pays, then drain and arm.
     fn lead(&self, may_spin: bool, deadline: Instant) {
-        let granted_us = self.host_page.atomic_u32(0).load(Ordering::Relaxed); // advice, ordered with nothing
+        let granted_us = self.host_page.load_u32(0); // advice, ordered with nothing
         if may_spin && granted_us > 0 {
             let ring = lock(&self.incoming);
             lock(&self.spin).until(granted_us, deadline, || ring.has_data());
@@ -348,7 +351,7 @@ impl GuestChannel {
             waiter.clear();
         }
         if leads && ready[1] {
-            self.bell.clear();
+            self.clear_bell();
         }
         (leads && ready[2]).then_some(Woken::Control)
     }
@@ -372,6 +375,12 @@ impl GuestChannel {
         if self.is_closed() {
             lock(&self.table).waiters().iter().for_each(|waiter| waiter.wake());
         }
+    }
+
+    /// Takes note of the host's signals. One may say that there is room in our ring, which is a change like any other.
+    pub fn clear_bell(&self) {
+        self.bell.clear();
+        self.changed();
     }
 
     /// Our end of the doorbell: readable after the host signalled.
