@@ -67,12 +67,15 @@ pub fn encode_request<'f>(
     fields: impl Iterator<Item = (&'f [u8], &'f [u8])> + Clone,
     content: &[u8],
 ) -> Result<usize, EncodeError> {
-    let rules: [(Part, fn(&[u8]) -> bool); 4] =
-        [(Part::Method, is_method), (Part::Scheme, is_scheme), (Part::Authority, is_authority), (Part::Path, is_path)];
-    for (part, (name, is_legal)) in control.iter().zip(rules) {
-        if !is_legal(part) {
-            return Err(EncodeError::Illegal(Rule::ControlData, name));
-        }
+    let [method, scheme, authority, path] = control;
+    let judged = [
+        (Part::Method, is_method(method)),
+        (Part::Scheme, is_scheme(scheme)),
+        (Part::Authority, is_authority(authority)),
+        (Part::Path, is_path(path)),
+    ];
+    if let Some((part, _)) = judged.into_iter().find(|(_, is_legal)| !is_legal) {
+        return Err(EncodeError::Illegal(Rule::ControlData, part));
     }
     let start: usize = 1 + control.iter().map(|part| vector_size(part)).sum::<usize>();
     let (mut writer, section) = begin(into, start, fields.clone(), content)?;

@@ -54,7 +54,7 @@ impl Json {
     /// Hexadecimal text as bytes.
     pub fn hex(&self) -> Vec<u8> {
         let digits = self.text().as_bytes();
-        assert!(digits.len() % 2 == 0, "{self:?} is no hexadecimal text");
+        assert!(digits.len().is_multiple_of(2), "{self:?} is no hexadecimal text");
         let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
         digits.chunks(2).map(byte).collect()
     }
