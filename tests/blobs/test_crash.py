@@ -21,9 +21,9 @@ from pathlib import Path
 from pvblob.blobs.service import EmbeddedService
 from pvblob.http import BytesBody, Fields, Request
 
-async def main(store, seed):
+async def main(store, seed, durability):
     chance = random.Random(seed)
-    service = EmbeddedService(Path(store), durability="fsync", segment_bytes=1 << 20)
+    service = EmbeddedService(Path(store), durability=durability, segment_bytes=1 << 20)
     service.open()
 
     async def send(method, target, body=b"", **fields):
@@ -56,13 +56,13 @@ async def main(store, seed):
     await send("PUT", "/con?restype=container")
     await asyncio.gather(*[worker(number) for number in range(4)])
 
-asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+asyncio.run(main(sys.argv[1], int(sys.argv[2]), sys.argv[3]))
 """
 
 
-def run_and_kill(store: Path, seed: int, acknowledged: int) -> list[tuple[str, str, str]]:
+def run_and_kill(store: Path, seed: int, durability: str, acknowledged: int) -> list[tuple[str, str, str]]:
     """Run the writer until it has acknowledged so many writes, kill it, return its log."""
-    command = [sys.executable, "-c", WRITER, str(store), str(seed)]
+    command = [sys.executable, "-c", WRITER, str(store), str(seed), durability]
     log: list[tuple[str, str, str]] = []
     done = 0
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -90,13 +90,13 @@ def allowed_states(log: list[tuple[str, str, str]], before: dict[str, set[str]])
     return states
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_every_acknowledged_write_survives_kill_9(tmp_path, seed):
+@pytest.mark.parametrize(("seed", "durability"), [(1, "fsync"), (2, "fsync"), (3, "none")])
+def test_every_acknowledged_write_survives_kill_9(tmp_path, seed, durability):
     chance = random.Random(seed)
     store = tmp_path / "store"
     known: dict[str, set[str]] = {}
     for round_number in range(4):
-        log = run_and_kill(store, seed * 100 + round_number, chance.randrange(1, 150))
+        log = run_and_kill(store, seed * 100 + round_number, durability, chance.randrange(1, 150))
         states = allowed_states(log, known)
         found = asyncio.run(read_all(store, sorted(states)))
         for name, digest in found.items():

@@ -94,7 +94,7 @@ def test_no_request_makes_the_service_fail():
             request = Request(method, "https", "acct.blob.x", target, Fields(fields))
             assert loop.run_until_complete(service.execute(request, BytesBody(body))).status == 201
 
-        @settings(max_examples=2500, deadline=None, print_blob=True)
+        @settings(max_examples=1000, deadline=None, print_blob=True)
         @given(requests())
         def answered(sent: tuple[Request, bytes]) -> None:
             request, body = sent

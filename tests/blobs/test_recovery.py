@@ -6,10 +6,12 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 
 import pytest
 
 from pvblob.blobs import recovery
+from pvblob.blobs.housekeeping import Housekeeping
 from pvblob.blobs.service import EmbeddedService
 from pvblob.blobs.store_errors import StoreCorrupt, StoreInUse
 
@@ -67,16 +69,16 @@ async def test_space_that_nothing_refers_to_is_given_back(tmp_path, call):
     assert segment.stat().st_size == 6 << 20  # the hole was used, not fresh space
 
 
-async def test_uncommitted_blocks_are_dropped_after_seven_days(tmp_path, open_service, call):
+async def test_uncommitted_blocks_are_dropped_after_seven_days(call):
     await call("PUT", "/con/b?comp=block&blockid=AAAA", {}, b"staged")
-    call.service.close()
-    import time
-
-    later = EmbeddedService(tmp_path / "store", durability="none", clock=lambda: time.time() + 8 * 24 * 3600)
-    with later:
-        assert later._store.extents.usage() == (0, 0)
-    call.service.open()
-    assert (await call("GET", "/con/b?comp=blocklist&blocklisttype=all")).code == "BlobNotFound"
+    store, writer = call.service._store, call.service._writer
+    store.committer.stop()
+    for days, expected in ((6.9, 200), (7.1, 404)):
+        work = Housekeeping(store.extents, lambda days=days: time.time() + days * 24 * 3600)
+        work.step(writer, True)
+        assert (await call("GET", "/con/b?comp=blocklist&blocklisttype=all")).status == expected
+    used, free = store.extents.usage()
+    assert used == free
 
 
 async def test_a_damaged_catalog_is_named_and_refused(tmp_path, call):

@@ -211,6 +211,15 @@ def delete_staged(connection: sqlite3.Connection, container_id: int, name: bytes
     return blocks
 
 
+def drop_stale_blocks(connection: sqlite3.Connection, before: int) -> list[Block]:
+    """Delete the uncommitted blocks of every blob that got none since *before* (seconds since 1970); return them."""
+    stale = connection.execute("SELECT container_id, name FROM staged WHERE changed < ?", (before,)).fetchall()
+    dropped: list[Block] = []
+    for container_id, name in stale:
+        dropped += delete_staged(connection, container_id, name)
+    return dropped
+
+
 def _block(row: tuple[int, int, int, bytes, bytes]) -> Block:
     return Block(row[0], row[1], row[2], int.from_bytes(row[3], "little"), row[4])
 

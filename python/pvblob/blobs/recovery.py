@@ -24,7 +24,6 @@ from pvblob.blobs.store_errors import StoreCorrupt, StoreError, StoreInUse
 
 log = logging.getLogger(__name__)
 
-STAGED_LIFETIME_S = 7 * 24 * 3600
 PUNCH_BYTES_MIN = 1 << 20
 
 Place = tuple[int, int]  # offset and length in bytes
@@ -32,7 +31,8 @@ Place = tuple[int, int]  # offset and length in bytes
 
 def lock_store(directory: Path) -> int:
     """Create the store's directories and take its lock; return the descriptor that holds it."""
-    (directory / "segments").mkdir(parents=True, exist_ok=True)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (directory / "segments").mkdir(mode=0o700, exist_ok=True)
     fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -69,18 +69,6 @@ def open_catalog(directory: Path, *, durable: bool) -> sqlite3.Connection:
         sync_directory(directory)
         sync_directory(directory.parent)
     return connection
-
-
-def drop_stale_blocks(connection: sqlite3.Connection, now: float) -> int:
-    """Delete uncommitted blocks that nobody added to for STAGED_LIFETIME_S; return of how many blobs."""
-    connection.execute("BEGIN IMMEDIATE")
-    stale = connection.execute(
-        "SELECT container_id, name FROM staged WHERE changed < ?", (int(now) - STAGED_LIFETIME_S,)
-    ).fetchall()
-    for container_id, name in stale:
-        catalog.delete_staged(connection, container_id, name)
-    connection.execute("COMMIT")
-    return len(stale)
 
 
 def rebuild(connection: sqlite3.Connection, extents: Extents) -> None:

@@ -143,7 +143,6 @@ class EmbeddedService:
             undo.callback(writer.close)
             extents = Extents(self._directory / "segments", self._durable, self._segment_bytes)
             undo.callback(extents.close)
-            recovery.drop_stale_blocks(writer, self._clock())
             recovery.rebuild(writer, extents)
             reader = catalog.connect(self._directory / "catalog.sqlite", durable=self._durable)
             reader.execute("PRAGMA query_only = ON")
