@@ -1,10 +1,11 @@
-//! Doorbells: how each side wakes the other. A signal carries no data and may merge with others; the level is in the ring.
+//! Doorbells: how each side wakes the other. A signal carries no data and may merge with others; the level is in the
+//! ring.
 //!
 //! The host makes both (design rule 1), because a flag of an open file that the guest also holds proves nothing:
-//! - guest → host: an eventfd. The guest writes; the host awaits it with edge-triggered epoll and never reads or writes it, so
-//!   nothing a guest does to it blocks the host.
-//! - host → guest: a socket pair. The host sends one byte with MSG_DONTWAIT, which holds for that call whatever the guest does; a full
-//!   socket means that the guest is signalled already. The guest drains what it finds.
+//! - guest → host: an eventfd. The guest writes; the host awaits it with edge-triggered epoll and never reads or writes
+//!   it, so nothing a guest does to it blocks the host.
+//! - host → guest: a socket pair. The host sends one byte with MSG_DONTWAIT, which holds for that call whatever the
+//!   guest does; a full socket means that the guest is signalled already. The guest drains what it finds.
 //!
 //! Must not know rings. Source: design rule 1; spec/vmbus.md §1.7.
 
@@ -18,7 +19,8 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, recv, send, shutdown, socketpair, sockopt,
 };
 
-/// Asks for the smallest send buffer there is: a guest that never drains pins a few bytes, not the default's hundreds of KiB.
+/// Asks for the smallest send buffer there is: a guest that never drains pins a few bytes, not the default's hundreds
+/// of KiB.
 const SEND_BUFFER_SIZE: usize = 1;
 
 /// Bytes drained at once: more than the socket's buffer holds one-byte sends.
@@ -50,7 +52,8 @@ pub fn pair() -> io::Result<(HostDoorbell, OwnedFd, OwnedFd)> {
 }
 
 impl HostDoorbell {
-    /// Signals the guest. Never blocks, never fails: a full socket is a signal, and a guest that is gone is noticed elsewhere.
+    /// Signals the guest. Never blocks, never fails: a full socket is a signal, and a guest that is gone is noticed
+    /// elsewhere.
     pub fn signal(&self) {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         while send(&self.to_guest, &[1], flags) == Err(Errno::INTR) {}

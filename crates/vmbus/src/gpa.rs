@@ -1,7 +1,8 @@
 //! GPA ranges: which guest pages a packet names, and what can be wrong with them.
 //!
-//! Flow: a private packet copy → [`Ranges`], judged as a whole before the first is handed out (H11, H12) → `GuestMemory`, which finds
-//! the lent memory. Must not know rings or devices. Sources: spec/vmbus.md §2.3, H11 to H13; design rule 1.
+//! Flow: a private packet copy → [`Ranges`], judged as a whole before the first is handed out (H11, H12) →
+//! `GuestMemory`, which finds the lent memory. Must not know rings or devices. Sources: spec/vmbus.md §2.3, H11 to H13;
+//! design rule 1.
 
 use std::error::Error;
 use std::fmt;
@@ -114,7 +115,8 @@ pub struct Ranges<'a> {
 }
 
 impl<'a> Ranges<'a> {
-    /// Judges `count` ranges at the start of `bytes`, a private copy; bytes behind them are allowed (spec §2.3, fixed arrays).
+    /// Judges `count` ranges at the start of `bytes`, a private copy; bytes behind them are allowed (spec §2.3, fixed
+    /// arrays).
     pub(crate) fn parse(count: u32, bytes: &'a [u8]) -> Result<Self, GpaError> {
         let mut rest = bytes;
         // Each round takes at least 16 bytes or fails, so a huge count ends with the bytes.

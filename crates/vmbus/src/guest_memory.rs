@@ -1,8 +1,8 @@
 //! The memory one guest lends: guest page numbers → regions, minus the pages that are rings.
 //!
-//! Flow: the control plane adds and removes regions and forbids ring pages; the data plane resolves the ranges of packets.
-//! Invariants: regions never overlap and are bounded in number; nothing resolved touches a forbidden page. Must not know packets or
-//! devices. Sources: design rule 1, spec/vmbus.md §2.3, H11, H15.
+//! Flow: the control plane adds and removes regions and forbids ring pages; the data plane resolves the ranges of
+//! packets. Invariants: regions never overlap and are bounded in number; nothing resolved touches a forbidden page.
+//! Must not know packets or devices. Sources: design rule 1, spec/vmbus.md §2.3, H11, H15.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,7 +15,8 @@ use crate::memory::{PageRun, Region, Span, SpanList};
 /// Regions one guest may lend at a time.
 pub const REGIONS_MAX: usize = 1024;
 
-/// Runs of adjacent pages a ring's memory may consist of: each costs one of the process's mappings, which all guests share.
+/// Runs of adjacent pages a ring's memory may consist of: each costs one of the process's mappings, which all guests
+/// share.
 pub const MAPPING_RUNS_MAX: usize = 256;
 
 /// The lent regions of one guest.
@@ -67,7 +68,8 @@ impl GuestMemory {
         self.regions.values().map(|region| region.len() as u64).sum()
     }
 
-    /// Keeps pages out of every later [`resolve`](Self::resolve) and [`map_linear`](Self::map_linear): they are a ring's now.
+    /// Keeps pages out of every later [`resolve`](Self::resolve) and [`map_linear`](Self::map_linear): they are a
+    /// ring's now.
     pub fn forbid(&mut self, pfns: &[u64]) {
         pfns.iter().for_each(|pfn| self.forbidden.insert(*pfn));
     }
@@ -84,8 +86,8 @@ impl GuestMemory {
 
     /// Finds `byte_count` bytes that start `byte_offset` bytes into the first of the pages `pfns`.
     ///
-    /// Pages may repeat (spec/azure-blob-device.md §2.4) and may be more than needed. A page that is not lent, or forbidden, is an
-    /// error that names it.
+    /// Pages may repeat (spec/azure-blob-device.md §2.4) and may be more than needed. A page that is not lent, or
+    /// forbidden, is an error that names it.
     pub fn resolve_pages(
         &self,
         pfns: impl ExactSizeIterator<Item = u64>,

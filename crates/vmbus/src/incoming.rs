@@ -1,9 +1,9 @@
 //! The receiving end of a ring.
 //!
-//! Flow: `mask`, then `next` until there is nothing, `commit` once per batch, `prepare_sleep` before waiting for a signal.
-//! Invariants: the read index is private and only ever published (H8); a packet is copied to private memory once and only the copy
-//! is judged and handed out (H4); an impossible value ends the ring for good (H5 to H7). Must not know what packets mean.
-//! Source: spec/vmbus.md §1.5.
+//! Flow: `mask`, then `next` until there is nothing, `commit` once per batch, `prepare_sleep` before waiting for a
+//! signal. Invariants: the read index is private and only ever published (H8); a packet is copied to private memory
+//! once and only the copy is judged and handed out (H4); an impossible value ends the ring for good (H5 to H7). Must
+//! not know what packets mean. Source: spec/vmbus.md §1.5.
 
 use crate::corruption::Corruption;
 use crate::layout::{ALIGNMENT, DESCRIPTOR_SIZE, FEATURE_PENDING_SEND_SIZE, PACKET_TOTAL_MIN, TRAILER_SIZE, Word};
@@ -28,7 +28,8 @@ pub struct IncomingRing<M> {
 }
 
 impl<M: RingMemory> IncomingRing<M> {
-    /// Takes the receiving end of a freshly initialised ring; asks for no signals until [`prepare_sleep`](Self::prepare_sleep).
+    /// Takes the receiving end of a freshly initialised ring; asks for no signals until
+    /// [`prepare_sleep`](Self::prepare_sleep).
     ///
     /// Panics if the data size is no ring's (multiple of 8, at least 40 bytes, below 2 GiB): a defect of the caller's.
     pub fn new(memory: M) -> Self {
@@ -58,8 +59,8 @@ impl<M: RingMemory> IncomingRing<M> {
 
     /// Takes the next packet, if there is one: copies it into `scratch` and judges the copy.
     ///
-    /// `scratch` grows to the largest packet seen, which is less than the ring. The packet's place in the ring is free for the
-    /// sender after [`commit`](Self::commit). After an error every further call returns the same error.
+    /// `scratch` grows to the largest packet seen, which is less than the ring. The packet's place in the ring is free
+    /// for the sender after [`commit`](Self::commit). After an error every further call returns the same error.
     pub fn next<'s>(&mut self, scratch: &'s mut Vec<u8>) -> Result<Option<Packet<'s>>, Corruption> {
         if let Some(corruption) = self.corruption {
             return Err(corruption);
@@ -106,7 +107,8 @@ impl<M: RingMemory> IncomingRing<M> {
         Ok(distance(self.read, self.write, self.data_size))
     }
 
-    /// Gives the room of all packets taken back to the sender; true when it waits for that and must be signalled (spec §1.5).
+    /// Gives the room of all packets taken back to the sender; true when it waits for that and must be signalled (spec
+    /// §1.5).
     #[must_use = "true means that the peer must be signalled"]
     pub fn commit(&mut self) -> bool {
         if self.read == self.committed {
@@ -115,15 +117,16 @@ impl<M: RingMemory> IncomingRing<M> {
         let old = std::mem::replace(&mut self.committed, self.read);
         // Release: our copies are made before the sender may overwrite what they were made of.
         self.memory.word(Word::ReadIndex).store(self.read, Ordering::Release);
-        // Full: this store and the loads below, against the sender's pending_send_sz and its last look. One of us sees the other.
-        // The sender also relies on it to see no older read index than the mask we may clear later.
+        // Full: this store and the loads below, against the sender's pending_send_sz and its last look. One of us sees
+        // the other. The sender also relies on it to see no older read index than the mask we may clear later.
         fence(Ordering::SeqCst);
         let features = self.memory.word(Word::FeatureBits).load(Ordering::Relaxed);
         let wanted = self.memory.word(Word::PendingSendSize).load(Ordering::Relaxed);
         if features & FEATURE_PENDING_SEND_SIZE == 0 || wanted == 0 {
             return false;
         }
-        // Acquire: a write index at least as new as the wish, which was made with that index published.
+        // Acquire: the spec's read barrier, a write index no older than the wish. A sender with the full fences of ours
+        // does not need it; it is for senders that have weaker ones.
         fence(Ordering::Acquire);
         let write = self.memory.word(Word::WriteIndex).load(Ordering::Relaxed);
         if judge_index(Word::WriteIndex, write, self.data_size).is_err() {
@@ -132,7 +135,8 @@ impl<M: RingMemory> IncomingRing<M> {
         self.made_room(old, write, wanted)
     }
 
-    /// Tells whether moving the read index from `old` made room for `wanted` bytes that had none (the table in spec §1.5).
+    /// Tells whether moving the read index from `old` made room for `wanted` bytes that had none (the table in spec
+    /// §1.5).
     fn made_room(&self, old: u32, write: u32, wanted: u32) -> bool {
         // Rounded down because some peers ask for ring size - 1.
         let wanted = wanted - wanted % ALIGNMENT as u32;
@@ -149,9 +153,11 @@ impl<M: RingMemory> IncomingRing<M> {
         self.memory.word(Word::InterruptMask).store(1, Ordering::Relaxed);
     }
 
-    /// Asks for a signal and looks once more: true = the ring is empty, sleep; false = there is data, no signal was asked for.
+    /// Asks for a signal and looks once more: true = the ring is empty, sleep; false = there is data, no signal was
+    /// asked for.
     ///
-    /// Panics if packets were taken and not committed: the sender signals only when it sees that all was read (spec §1.4).
+    /// Panics if packets were taken and not committed: the sender signals only when it sees that all was read (spec
+    /// §1.4).
     #[must_use = "false means that there is data and no signal will come"]
     pub fn prepare_sleep(&mut self) -> bool {
         assert_eq!(self.read, self.committed, "commit before sleeping");

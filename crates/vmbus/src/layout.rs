@@ -1,7 +1,7 @@
 //! Sizes, offsets and codes of the wire format; the one place that has them.
 //!
-//! Invariant: every offset is checked at compile time against a C-layout twin. Must not know how anything is read or written.
-//! Sources: spec/vmbus.md §1.1, §1.3, §2.1, §2.2.
+//! Invariant: every offset is checked at compile time against a C-layout twin. Must not know how anything is read or
+//! written. Sources: spec/vmbus.md §1.1, §1.3, §2.1, §2.2.
 
 use std::mem::{offset_of, size_of};
 

@@ -1,6 +1,7 @@
 //! A ring in a mapped region: control page first, data pages behind it.
 //!
-//! Invariant: the ring lies inside its region and holds it mapped. Must not know the protocol. Source: spec/vmbus.md §1.1.
+//! Invariant: the ring lies inside its region and holds it mapped. Must not know the protocol. Source: spec/vmbus.md
+//! §1.1.
 
 use std::sync::Arc;
 
@@ -20,11 +21,14 @@ pub struct MappedRing {
 impl MappedRing {
     /// Takes `size` bytes at `base` of a region as a ring: the control page and at least one data page.
     ///
-    /// Panics if `base` or `size` is not a multiple of 4096, `size` is below 8192 or above 2 GiB, or it is not inside: whoever opens a
-    /// channel has judged the peer's numbers before (H15).
+    /// Panics if `base` or `size` is not a multiple of 4096, `size` is below 8192 or above 2 GiB, or it is not inside:
+    /// whoever opens a channel has judged the peer's numbers before (H15).
     pub fn new(region: Arc<Region>, base: usize, size: usize) -> Self {
         let whole_pages = base.is_multiple_of(PAGE_SIZE) && size.is_multiple_of(PAGE_SIZE);
-        assert!(whole_pages && size > CONTROL_PAGE_SIZE && size <= i32::MAX as usize, "a ring of {size} bytes at {base}");
+        assert!(
+            whole_pages && size > CONTROL_PAGE_SIZE && size <= i32::MAX as usize,
+            "a ring of {size} bytes at {base}"
+        );
         region.address(base, size);
         Self { region, base, data_size: (size - CONTROL_PAGE_SIZE) as u32 }
     }

@@ -1,14 +1,14 @@
 //! Memory shared with a peer that may change it at any moment; the only `unsafe` of this crate.
 //!
-//! Flow: a sealed memfd → [`Region`], a mapping → copies, atomic words, file reads that go straight into it.
-//! Invariant: no `&[u8]` or `&mut [u8]` over shared memory ever exists, because a reference promises the compiler bytes that nobody
-//! else changes. Bytes cross the border by copies between raw pointers; words by atomics; files by system calls.
+//! Flow: a sealed memfd → [`Region`], a mapping → copies, atomic words, file reads that go straight into it. Invariant:
+//! no `&[u8]` or `&mut [u8]` over shared memory ever exists, because a reference promises the compiler bytes that
+//! nobody else changes. Bytes cross the border by copies between raw pointers; words by atomics; files by system calls.
 //!
-//! Why plain copies and not volatile ones: a racing write makes the *copied value* arbitrary, and callers treat it as arbitrary
-//! anyway (they judge the copy). What must be excluded is that the compiler reads the source a second time in place of the copy.
-//! The source is a mapping made by the kernel, its address has escaped, and a compiler fence follows each copy: a load moved behind
-//! the fence would have to assume that nobody wrote in between, which the fence denies. Volatile copies would give the same
-//! and cost the block-copy instructions on which large transfers depend.
+//! Why plain copies and not volatile ones: a racing write makes the *copied value* arbitrary, and callers treat it as
+//! arbitrary anyway (they judge the copy). What must be excluded is that the compiler reads the source a second time in
+//! place of the copy. The source is a mapping made by the kernel, its address has escaped, and a compiler fence follows
+//! each copy: a load moved behind the fence would have to assume that nobody wrote in between, which the fence denies.
+//! Volatile copies would give the same and cost the block-copy instructions on which large transfers depend.
 //!
 //! SIGBUS cannot be provoked: the seals keep the size, huge pages (whose pool can run dry) are refused.
 //! Must not know: rings, packets, who the peer is. Sources: design rule 1; spec/vmbus.md §5 (last paragraph).
@@ -72,7 +72,9 @@ impl fmt::Display for RegionError {
             }
             Self::HugePages => f.write_str("the memfd has huge pages; make it without MFD_HUGETLB"),
             Self::Size { declared, actual } => write!(f, "the memfd has {actual} bytes, {declared} were declared"),
-            Self::Length(length) => write!(f, "{length} bytes: not a positive multiple of {PAGE_SIZE} that can be mapped"),
+            Self::Length(length) => {
+                write!(f, "{length} bytes: not a positive multiple of {PAGE_SIZE} that can be mapped")
+            }
             Self::System(error) => write!(f, "mapping the memfd failed: {error}"),
         }
     }
@@ -104,10 +106,11 @@ pub struct Region {
     fd: Option<OwnedFd>,
 }
 
-// SAFETY: `base` is a process-wide mapping, which does not belong to a thread; all access is by copies and atomics, which make no
-// claim on exclusive use.
+// SAFETY: `base` is a process-wide mapping, which does not belong to a thread; all access is by copies and atomics,
+// which make no claim on exclusive use.
 unsafe impl Send for Region {}
-// SAFETY: as for Send; every method takes `&self` and tolerates that others, in this process or not, write at the same time.
+// SAFETY: as for Send; every method takes `&self` and tolerates that others, in this process or not, write at the same
+// time.
 unsafe impl Sync for Region {}
 
 /// A run of adjacent pages of a region that came from a peer.
@@ -150,7 +153,8 @@ impl Region {
 
     /// Maps memory that a peer lends, for reading and writing; keeps a duplicate of the descriptor.
     ///
-    /// Refuses whatever could change its size, fault, or is not `length` bytes long (design rule 1). `length`: as the peer declared.
+    /// Refuses whatever could change its size, fault, or is not `length` bytes long (design rule 1). `length`: as the
+    /// peer declared.
     pub fn map_sealed(fd: BorrowedFd<'_>, length: u64) -> Result<Self, RegionError> {
         let length = judge(fd, length)?;
         let mut region = Self::map(fd, length, ProtFlags::READ | ProtFlags::WRITE)?;
@@ -178,10 +182,12 @@ impl Region {
         Self { base, length, writable, fd: None }
     }
 
-    /// Lays runs of pages out one after the other in one linear mapping: a ring whose pages come in any order (spec §1.1).
+    /// Lays runs of pages out one after the other in one linear mapping: a ring whose pages come in any order (spec
+    /// §1.1).
     ///
-    /// Fails if a run is empty, passes its region, or the region did not come from a peer ([`map_sealed`](Self::map_sealed)). Each run
-    /// costs a kernel mapping, of which a process has about 65,000: the caller bounds them.
+    /// Fails if a run is empty, passes its region, or the region did not come from a peer
+    /// ([`map_sealed`](Self::map_sealed)). Each run costs a kernel mapping, of which a process has about 65,000: the
+    /// caller bounds them.
     pub fn map_pages(runs: &[PageRun<'_>]) -> io::Result<Self> {
         let total: usize = runs.iter().map(|run| run.pages).sum();
         if total == 0 || !runs.iter().all(PageRun::is_sound) {
@@ -206,7 +212,8 @@ impl Region {
         let address = self.checked(at, length);
         let fd = run.region.fd.as_ref().ok_or(io::ErrorKind::InvalidInput)?;
         let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::FIXED);
-        // SAFETY: FIXED replaces exactly `at..at + length` of a mapping that is ours, was just made, and nobody has used yet.
+        // SAFETY: FIXED replaces exactly `at..at + length` of a mapping that is ours, was just made, and nobody has
+        // used yet.
         unsafe { mmap(address.cast(), length, access, flags, fd, (run.first_page * PAGE_SIZE) as u64) }?;
         Ok(())
     }
@@ -243,8 +250,9 @@ impl Region {
     /// Copies bytes at `offset` to private memory. Panics if they are not inside: offsets of a peer are judged before.
     pub fn read(&self, offset: usize, into: &mut [u8]) {
         let from = self.checked(offset, into.len());
-        // SAFETY: `from` is readable for the length (checked; mapped while `self` lives); `into` is a private, exclusive slice and so
-        // does not overlap a mapping, over which no slice is ever formed. Racing writers: see the module's text.
+        // SAFETY: `from` is readable for the length (checked; mapped while `self` lives); `into` is a private,
+        // exclusive slice and so does not overlap a mapping, over which no slice is ever formed. Racing writers: see
+        // the module's text.
         unsafe { ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len()) };
         compiler_fence(Ordering::SeqCst);
     }
@@ -252,7 +260,8 @@ impl Region {
     /// Copies private bytes to `offset`. Panics if they are not inside or the region is read-only.
     pub fn write(&self, offset: usize, from: &[u8]) {
         let into = self.checked_writable(offset, from.len());
-        // SAFETY: `into` is writable for the length (checked; mapped while `self` lives); `from` is private memory, as in `read`.
+        // SAFETY: `into` is writable for the length (checked; mapped while `self` lives); `from` is private memory, as
+        // in `read`.
         unsafe { ptr::copy_nonoverlapping(from.as_ptr(), into, from.len()) };
         compiler_fence(Ordering::SeqCst);
     }
@@ -271,17 +280,18 @@ impl Region {
     pub fn atomic_u32(&self, offset: usize) -> &AtomicU32 {
         let word = self.checked_writable(offset, 4).cast::<u32>();
         assert!(word.is_aligned(), "a word at offset {offset}");
-        // SAFETY: aligned, inside, and mapped for as long as the borrow of `self`; writable, so every operation is allowed. Other
-        // processes use the same machine words with atomic instructions.
+        // SAFETY: aligned, inside, and mapped for as long as the borrow of `self`; writable, so every operation is
+        // allowed. Other processes use the same machine words with atomic instructions.
         unsafe { AtomicU32::from_ptr(word) }
     }
 
-    /// Loads the word at `offset` with no ordering, also of a read-only region. Panics if not inside or not a multiple of 4.
+    /// Loads the word at `offset` with no ordering, also of a read-only region. Panics if not inside or not a multiple
+    /// of 4.
     pub fn load_u32(&self, offset: usize) -> u32 {
         let word = self.checked(offset, 4).cast::<u32>();
         assert!(word.is_aligned(), "a word at offset {offset}");
-        // SAFETY: as in `atomic_u32`, but possibly read-only memory: the reference stays in this function, which does nothing but
-        // the one relaxed load of a machine word that std guarantees to work there.
+        // SAFETY: as in `atomic_u32`, but possibly read-only memory: the reference stays in this function, which does
+        // nothing but the one relaxed load of a machine word that std guarantees to work there.
         let word = unsafe { AtomicU32::from_ptr(word) };
         word.load(Ordering::Relaxed)
     }
@@ -289,9 +299,9 @@ impl Region {
 
 impl Drop for Region {
     fn drop(&mut self) {
-        // SAFETY: `base..base + length` is one reservation of ours (`adopt` is the only constructor); no borrow of `self` is left, and
-        // exported addresses are valid only while the region lives.
-        // The result says nothing that could be acted on: unmapping a whole mapping of ours does not fail.
+        // SAFETY: `base..base + length` is one reservation of ours (`adopt` is the only constructor); no borrow of
+        // `self` is left, and exported addresses are valid only while the region lives. The result says nothing that
+        // could be acted on: unmapping a whole mapping of ours does not fail.
         let _ = unsafe { munmap(self.base.as_ptr().cast(), self.length) };
     }
 }
@@ -336,8 +346,8 @@ fn judge(fd: BorrowedFd<'_>, declared: u64) -> Result<usize, RegionError> {
 
 /// Reads a file straight into parts of regions with one system call; returns the bytes read, 0 at the end of the file.
 ///
-/// `parts`: (region, offset, length), at most `PARTS_MAX` are used, each inside its writable region (panics otherwise). `nowait`:
-/// only what is in the page cache, else EAGAIN; EOPNOTSUPP where the file system cannot tell.
+/// `parts`: (region, offset, length), at most `PARTS_MAX` are used, each inside its writable region (panics otherwise).
+/// `nowait`: only what is in the page cache, else EAGAIN; EOPNOTSUPP where the file system cannot tell.
 pub(crate) fn read_file_into<'a>(
     fd: BorrowedFd<'_>,
     file_offset: u64,
@@ -353,8 +363,8 @@ pub(crate) fn read_file_into<'a>(
     }
     let offset = i64::try_from(file_offset).map_err(|_| io::ErrorKind::InvalidInput)?;
     let flags = if nowait { libc::RWF_NOWAIT } else { 0 };
-    // SAFETY: the first `count` vectors name writable memory of regions that the caller's borrows keep mapped during the call. The
-    // kernel writes there as any other process could.
+    // SAFETY: the first `count` vectors name writable memory of regions that the caller's borrows keep mapped during
+    // the call. The kernel writes there as any other process could.
     let read = unsafe { libc::preadv2(fd.as_raw_fd(), vectors.as_ptr(), count, offset, flags) };
     usize::try_from(read).map_err(|_| io::Error::last_os_error())
 }

@@ -1,8 +1,9 @@
 //! The sending end of a ring.
 //!
-//! Flow: `try_write` any number of packets, then one `commit`, which publishes them and says whether the peer must be signalled.
-//! Invariants: the write index is private and only ever published (H8); of what the peer writes, only its read index, its mask and
-//! nothing else is used, each judged after one load (H7). Must not know what packets mean. Sources: spec/vmbus.md §1.2 to §1.6.
+//! Flow: `try_write` any number of packets, then one `commit`, which publishes them and says whether the peer must be
+//! signalled. Invariants: the write index is private and only ever published (H8); of what the peer writes, only its
+//! read index, its mask and nothing else is used, each judged after one load (H7). Must not know what packets mean.
+//! Sources: spec/vmbus.md §1.2 to §1.6.
 
 use std::error::Error;
 use std::fmt;
@@ -13,7 +14,8 @@ use crate::packet::{OutgoingPacket, pack};
 use crate::ring::{RingMemory, advance, checked_data_size, copy_in, distance, judge_index};
 use crate::sync::{Ordering, fence};
 
-/// Bytes of the data area that the largest packet with its trailer leaves free: what the strictest known peer demands (§1.2).
+/// Bytes of the data area that the largest packet with its trailer leaves free: what the strictest known peer demands
+/// (§1.2).
 const LARGEST_LEAVES: u32 = 2 * ALIGNMENT as u32;
 
 /// Why a packet was not written. The ring is as before.
@@ -63,7 +65,8 @@ pub struct OutgoingRing<M> {
 }
 
 impl<M: RingMemory> OutgoingRing<M> {
-    /// Takes the sending end of a freshly initialised ring, and publishes that pending_send_sz will be used and honoured.
+    /// Takes the sending end of a freshly initialised ring, and publishes that pending_send_sz will be used and
+    /// honoured.
     ///
     /// Panics if the data size is no ring's (multiple of 8, at least 40 bytes, below 2 GiB): a defect of the caller's.
     pub fn new(memory: M) -> Self {
@@ -175,22 +178,26 @@ impl<M: RingMemory> OutgoingRing<M> {
         let old = std::mem::replace(&mut self.committed, self.write);
         // Release: the packets are in the ring before the index that shows them.
         self.memory.word(Word::WriteIndex).store(self.write, Ordering::Release);
-        // Full: this store and the loads below, against the receiver's mask = 0 and its last look. One of us sees the other.
+        // Full: this store and the loads below, against the receiver's mask = 0 and its last look. One of us sees the
+        // other.
         fence(Ordering::SeqCst);
         if self.memory.word(Word::InterruptMask).load(Ordering::Relaxed) != 0 {
             return false;
         }
-        // Acquire, with the full fence in the receiver's commit: a read index at least as new as the mask.
+        // Acquire: the spec's read barrier, a read index no older than the mask. A receiver with the full fences of
+        // ours does not need it; it is for receivers that have weaker ones.
         fence(Ordering::Acquire);
         // Only compared, never used as an index, so it need not be judged.
         self.memory.word(Word::ReadIndex).load(Ordering::Relaxed) == old
     }
 
-    /// Asks the peer to signal when `bytes` (packets with trailers) have room; true when they have room already (spec §1.6).
+    /// Asks the peer to signal when `bytes` (packets with trailers) have room; true when they have room already (spec
+    /// §1.6).
     ///
-    /// After false the caller may sleep: the peer signals once when its reading makes enough room. After true nothing is asked any
-    /// more. `bytes` is at most [`packet_total_max`](Self::packet_total_max), else the signal comes at the latest when the ring is
-    /// empty. Panics if something written was not committed, for the peer could not make room of it.
+    /// After false the caller may sleep: the peer signals once when its reading makes enough room. After true nothing
+    /// is asked any more. `bytes` is at most [`packet_total_max`](Self::packet_total_max), else the signal comes at the
+    /// latest when the ring is empty. Panics if something written was not committed, for the peer could not make room
+    /// of it.
     pub fn want_room(&mut self, bytes: u32) -> Result<bool, Corruption> {
         assert_eq!(self.write, self.committed, "commit before waiting for room");
         let attainable = bytes.next_multiple_of(ALIGNMENT as u32).min(self.data_size - ALIGNMENT as u32);

@@ -1,8 +1,8 @@
 //! Packets: the descriptor, the four types a ring carries, their encoding and their judgement.
 //!
-//! Flow: an [`OutgoingPacket`] is emitted in parts straight into the ring; a [`Packet`] is a view of the private copy that
-//! `incoming` made. Invariant: a `Packet` exists only of bytes that passed H4 to H6. Must not know where bytes lie in a ring.
-//! Sources: spec/vmbus.md §2, H5; design §3.
+//! Flow: an [`OutgoingPacket`] is emitted in parts straight into the ring; a [`Packet`] is a view of the private copy
+//! that `incoming` made. Invariant: a `Packet` exists only of bytes that passed H4 to H6. Must not know where bytes lie
+//! in a ring. Sources: spec/vmbus.md §2, H5; design §3.
 
 use crate::corruption::Corruption;
 use crate::gpa::{GpaError, Ranges};
@@ -155,7 +155,8 @@ impl<'a> OutgoingPacket<'a> {
         Self::bare(PacketKind::InBand, u16::from(completion_requested), transaction_id, payload)
     }
 
-    /// A request over whole pages: one range from the start of the first page, completion requested (spec §2.3, MPB array).
+    /// A request over whole pages: one range from the start of the first page, completion requested (spec §2.3, MPB
+    /// array).
     ///
     /// Panics if there are no pages, or more than 4 GiB of them: a defect of the caller's.
     pub fn gpa_direct(transaction_id: u64, pfns: &'a [u64], payload: &'a [u8]) -> Self {
@@ -165,8 +166,8 @@ impl<'a> OutgoingPacket<'a> {
 
     /// The same over a range that need not begin or end with a page; `range` is (byte offset, byte count).
     ///
-    /// Panics if the range is empty, its offset is not in the first page, or `pfns` is not exactly what it spans: a defect of
-    /// the caller's.
+    /// Panics if the range is empty, its offset is not in the first page, or `pfns` is not exactly what it spans: a
+    /// defect of the caller's.
     pub fn gpa_direct_range(transaction_id: u64, range: (u32, u32), pfns: &'a [u64], payload: &'a [u8]) -> Self {
         let (byte_offset, byte_count) = range;
         let spanned = (byte_offset as usize + byte_count as usize).div_ceil(PAGE_SIZE);

@@ -1,14 +1,17 @@
 //! Adaptive spinning: look at the ring for a short while before paying for a sleep and a wake-up.
 //!
-//! A wake-up across cores costs about 45 µs, a polled cache line 0.1 µs, but spinning in vain takes a core from somebody. So the
-//! budget doubles when spinning found data and halves when it did not; after many failures a full spin is tried once, because a budget
-//! that is too short can never succeed. Invariants: no spin lasts longer than the grant or passes the deadline; grant 0 never spins.
-//! Must not know rings. Source: design §6.
+//! A wake-up across cores costs about 45 µs, a polled cache line 0.1 µs, but spinning in vain takes a core from
+//! somebody. So the budget doubles when spinning found data and halves when it did not; after many failures a full spin
+//! is tried once, because a budget that is too short can never succeed. Invariants: no spin lasts longer than the grant
+//! or passes the deadline; grant 0 never spins. Must not know rings. Source: design §6.
 
 use std::time::{Duration, Instant};
 
 /// The budget never falls below this: two looks at a cache line and at the clock.
 const BUDGET_MIN: Duration = Duration::from_micros(1);
+
+/// No grant counts for more than this: longer spins never pay, and the word that grants is another process's.
+const GRANT_MAX: Duration = Duration::from_millis(1);
 
 /// The budget of a new channel.
 const BUDGET_START: Duration = Duration::from_micros(20);
@@ -51,7 +54,7 @@ impl Default for AdaptiveSpin {
 impl AdaptiveSpin {
     /// Returns how long the next spin may last under a grant in microseconds.
     pub fn budget(&self, granted_us: u32) -> Duration {
-        let grant = Duration::from_micros(granted_us.into());
+        let grant = grant(granted_us);
         if self.misses >= MISSES_BEFORE_PROBE { grant } else { self.budget.min(grant) }
     }
 
@@ -83,9 +86,10 @@ impl AdaptiveSpin {
         found
     }
 
-    /// Tells how long the sleep lasted that followed a spin in vain: one that a granted spin would have covered lengthens the next.
+    /// Tells how long the sleep lasted that followed a spin in vain: one that a granted spin would have covered
+    /// lengthens the next.
     pub fn slept(&mut self, granted_us: u32, asleep: Duration) {
-        if asleep <= Duration::from_micros(granted_us.into()) {
+        if asleep <= grant(granted_us) {
             self.learn(true, granted_us);
         }
     }
@@ -94,12 +98,16 @@ impl AdaptiveSpin {
         let budget = self.budget(granted_us).max(BUDGET_MIN);
         if found {
             // From the budget that was in force: a probe that found data starts anew from the whole grant.
-            *self = Self { budget: (budget * 2).min(Duration::from_micros(granted_us.into()).max(BUDGET_MIN)), misses: 0 };
+            *self = Self { budget: (budget * 2).min(grant(granted_us).max(BUDGET_MIN)), misses: 0 };
         } else {
             let misses = if self.misses >= MISSES_BEFORE_PROBE { 0 } else { self.misses + 1 };
             *self = Self { budget: (self.budget / 2).max(BUDGET_MIN), misses };
         }
     }
+}
+
+fn grant(granted_us: u32) -> Duration {
+    Duration::from_micros(granted_us.into()).min(GRANT_MAX)
 }
 
 fn spin(clock: &mut impl Clock, end: Instant, ready: &mut impl FnMut() -> bool) -> bool {
@@ -202,6 +210,14 @@ mod tests {
         assert_eq!(spin.budget(100), BUDGET_MIN);
         spin.slept(100, Duration::from_micros(99));
         assert_eq!(spin.budget(100), 2 * BUDGET_MIN);
+    }
+
+    #[test]
+    fn a_grant_of_any_size_is_bounded() {
+        let (mut clock, deadline) = ticking();
+        let mut spin = AdaptiveSpin::default();
+        (0..MISSES_BEFORE_PROBE).for_each(|_| assert!(!spin.until_by(&mut clock, u32::MAX, deadline, || false)));
+        assert_eq!(spin.budget(u32::MAX), GRANT_MAX);
     }
 
     #[test]

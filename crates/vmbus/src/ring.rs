@@ -1,13 +1,14 @@
 //! What both ends of a ring share: the memory it lies in, index arithmetic, copies that wrap.
 //!
-//! Invariant: only here is a copy split at the end of the data area, and only here is a foreign index judged. Must not know
-//! packets. Sources: spec/vmbus.md §1.1, §1.2, H7.
+//! Invariant: only here is a copy split at the end of the data area, and only here is a foreign index judged. Must not
+//! know packets. Sources: spec/vmbus.md §1.1, §1.2, H7.
 
 use crate::corruption::Corruption;
 use crate::layout::{ALIGNMENT, PACKET_TOTAL_MIN, Word};
 use crate::sync::AtomicU32;
 
-/// The memory of one ring: a control page of atomic words and a data area of bytes that the peer may change at any time.
+/// The memory of one ring: a control page of atomic words and a data area of bytes that the peer may change at any
+/// time.
 pub trait RingMemory {
     /// Returns the size D of the data area in bytes: constant, a multiple of 8, not always a power of two.
     fn data_size(&self) -> u32;
@@ -28,20 +29,21 @@ pub trait RingMemory {
 pub(crate) fn checked_data_size(memory: &impl RingMemory) -> u32 {
     let size = memory.data_size();
     let holds_a_packet = size as usize >= PACKET_TOTAL_MIN + 2 * ALIGNMENT;
-    assert!(holds_a_packet && size % 8 == 0 && size <= i32::MAX as u32, "a ring with {size} bytes of data");
+    assert!(holds_a_packet && size.is_multiple_of(8) && size <= i32::MAX as u32, "a ring with {size} bytes of data");
     size
 }
 
 /// Judges an index (H7): below the data size and a multiple of 8.
 pub(crate) fn judge_index(word: Word, value: u32, data_size: u32) -> Result<u32, Corruption> {
-    if value < data_size && value % ALIGNMENT as u32 == 0 {
+    if value < data_size && value.is_multiple_of(ALIGNMENT as u32) {
         Ok(value)
     } else {
         Err(Corruption::Index { word, value, data_size })
     }
 }
 
-/// Returns the bytes from `read` to `write`, both valid indices: compare and subtract, for D need not be a power of two.
+/// Returns the bytes from `read` to `write`, both valid indices: compare and subtract, for D need not be a power of
+/// two.
 pub(crate) fn distance(read: u32, write: u32, data_size: u32) -> u32 {
     if write >= read { write - read } else { data_size - read + write }
 }

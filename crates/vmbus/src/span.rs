@@ -1,8 +1,8 @@
 //! Scatter lists: where the bytes of one buffer lie in lent memory.
 //!
 //! Flow: `GuestMemory::resolve` builds a list; the device slices buffers off it and copies or reads files into them.
-//! Invariants: every span lies inside its region, and holds it mapped; adjacent spans are one. Bytes are never borrowed, only
-//! copied. Must not know where a list came from. Source: design rule 1.
+//! Invariants: every span lies inside its region, and holds it mapped; adjacent spans are one. Bytes are never
+//! borrowed, only copied. Must not know where a list came from. Source: design rule 1.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -145,7 +145,8 @@ impl SpanList {
         })
     }
 
-    /// Returns bytes `offset..offset + length` as a list. Panics if they are not inside: lengths of a peer are judged before.
+    /// Returns bytes `offset..offset + length` as a list. Panics if they are not inside: lengths of a peer are judged
+    /// before.
     pub fn slice(&self, offset: usize, length: usize) -> Self {
         let mut list = Self::new();
         for (span, at, length) in self.parts(offset, length) {

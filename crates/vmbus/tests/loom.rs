@@ -1,7 +1,8 @@
 //! The ring protocol under every interleaving and every outdated value that the memory model allows (loom).
 //!
-//! `cargo test -p vmbus --features loom --test loom --release`. The data area is relaxed atomics: a missing order between bytes and
-//! index shows as wrong bytes. A lost wake-up shows as a deadlock, which loom reports. Rings are tiny so that they wrap.
+//! `cargo test -p vmbus --features loom --test loom --release`. The data area is relaxed atomics: a missing order
+//! between bytes and index shows as wrong bytes. A lost wake-up shows as a deadlock, which loom reports. Rings are tiny
+//! so that they wrap.
 
 use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use loom::sync::{Arc, Condvar, Mutex};

@@ -12,7 +12,12 @@ fn lent(pages: usize) -> (Region, Arc<Region>) {
     (guest, Arc::new(host))
 }
 
-fn resolve(memory: &GuestMemory, pfns: &[u64], byte_offset: u32, byte_count: u32) -> Result<Vec<(usize, usize)>, GpaError> {
+fn resolve(
+    memory: &GuestMemory,
+    pfns: &[u64],
+    byte_offset: u32,
+    byte_count: u32,
+) -> Result<Vec<(usize, usize)>, GpaError> {
     let list = memory.resolve_pages(pfns.iter().copied(), byte_offset, byte_count)?;
     assert_eq!(list.len(), byte_count as usize);
     Ok(list.spans().map(|span| (span.offset(), span.len())).collect())
@@ -170,7 +175,8 @@ proptest! {
         let regions = [(100, lent(4)), (104, lent(3)), (108, lent(2))];
         for (page, (guest, host)) in &regions {
             memory.add(*page, Arc::clone(host)).unwrap();
-            (0..guest.len() / PAGE_SIZE).for_each(|at| guest.write(at * PAGE_SIZE, &[*page as u8 + at as u8; PAGE_SIZE]));
+            let pages = 0..guest.len() / PAGE_SIZE;
+            pages.for_each(|at| guest.write(at * PAGE_SIZE, &[*page as u8 + at as u8; PAGE_SIZE]));
         }
         memory.forbid(&[forbidden]);
         let byte_count = (pfns.len() as u32 * 4096 - byte_offset).saturating_sub(cut).max(1);

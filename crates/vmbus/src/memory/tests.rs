@@ -152,7 +152,9 @@ fn runs_that_are_empty_or_outside_or_of_our_own_memory_are_refused() {
     let (own, fd) = Region::create_sealed("runs", 2 * PAGE_SIZE).unwrap();
     let lent = Region::map_sealed(fd.as_fd(), 2 * PAGE_SIZE as u64).unwrap();
     assert!(Region::map_pages(&[]).is_err());
-    for (region, first_page, pages) in [(&lent, 0, 0), (&lent, 0, 3), (&lent, 2, 1), (&lent, usize::MAX, 1), (&own, 0, 1)] {
+    for (region, first_page, pages) in
+        [(&lent, 0, 0), (&lent, 0, 3), (&lent, 2, 1), (&lent, usize::MAX, 1), (&own, 0, 1)]
+    {
         assert!(Region::map_pages(&[PageRun { region, first_page, pages }]).is_err(), "{first_page} {pages}");
     }
 }
@@ -170,7 +172,8 @@ fn dropping_a_region_unmaps_it_and_closes_its_descriptor() {
     let (guest, fd) = Region::create_sealed(&name, PAGE_SIZE).unwrap();
     let host = Region::map_sealed(fd.as_fd(), PAGE_SIZE as u64).unwrap();
     let (mappings, open) = lines();
-    assert!((1..=2).contains(&mappings) && open == 2, "{mappings} {open}"); // the kernel may show adjacent mappings as one
+    // The kernel may show adjacent mappings as one.
+    assert!((1..=2).contains(&mappings) && open == 2, "{mappings} {open}");
     drop((guest, fd, host));
     assert_eq!(lines(), (0, 0));
 }
@@ -224,7 +227,11 @@ fn bytes_cross_spans_in_order_in_short_and_long_lists() {
             list.slice(at, length).read(0, &mut sliced);
             assert_eq!((&copy[..], &sliced[..]), (&bytes[at..at + length], &bytes[at..at + length]));
         }
-        assert_eq!(contents(&region, (pieces - 1) * 14, 9), [1, 2, 3, 4, 5, 6, 7, 0, 0], "nothing beside a span is touched");
+        assert_eq!(
+            contents(&region, (pieces - 1) * 14, 9),
+            [1, 2, 3, 4, 5, 6, 7, 0, 0],
+            "nothing beside a span is touched"
+        );
         list.zero(1, bytes.len() - 2);
         let mut copy = vec![9; bytes.len()];
         list.read(0, &mut copy);
