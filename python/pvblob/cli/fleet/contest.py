@@ -29,6 +29,7 @@ from pvblob.errors import PvblobError, SettingsError
 
 BLOB_BYTES = 64 * MIB
 SEED = 20211005
+Narrate = Callable[[str, int, int], None]
 
 
 class ContestFailure(PvblobError):
@@ -92,15 +93,15 @@ class Outcome(NamedTuple):
     verified: bool
 
 
-def run(settings: ContestSettings, narrate: Callable[[str], None]) -> Outcome:
-    """Run the contest; *narrate* is told what happens, never inside a timed section.
+def run(settings: ContestSettings, narrate: Narrate) -> Outcome:
+    """Run the contest; *narrate(what, done, total)* is told what happens, never inside a timed section.
 
     Raises ContestFailure, SettingsError, and what the servers raise.
     """
     corpus = settings.corpus()
     with ExitStack() as stack:
         directory = stack.enter_context(_directory(settings, corpus))
-        narrate("starting the host")
+        narrate("starting the host", 0, 1)
         host = stack.enter_context(servers.host(directory))
         paths = list(settings.paths)
         names, pids, url, www = {"host": host.settings}, {"host": [host.pid]}, None, ""
@@ -108,7 +109,7 @@ def run(settings: ContestSettings, narrate: Callable[[str], None]) -> Outcome:
         if any(PATHS[path].server == "nginx" for path in paths):
             if program is None:
                 paths = [path for path in paths if PATHS[path].server != "nginx"]
-                narrate("nginx is not installed: its row is left out")
+                narrate("nginx is not installed: its row is left out", 0, 1)
             else:
                 nginx = stack.enter_context(servers.nginx(directory, program))
                 names["nginx"], pids["nginx"] = nginx.settings, family(nginx.pid)
@@ -121,25 +122,29 @@ def run(settings: ContestSettings, narrate: Callable[[str], None]) -> Outcome:
     return Outcome(settings, series, names, verified=True)
 
 
-def _rounds(crew: socket.socket, plan: Plan, rounds: int, narrate: Callable[[str], None]) -> Iterator[Measurement]:
+def _rounds(crew: socket.socket, plan: Plan, rounds: int, narrate: Narrate) -> Iterator[Measurement]:
     """Measure every path once a round; a round begins where the one before ended, so that no path is always first."""
     for number in range(rounds):
         turn = number % len(plan.paths)
-        for path in plan.paths[turn:] + plan.paths[:turn]:
-            narrate(f"round {number + 1} of {rounds}: {PATHS[path].title}")
+        for position, path in enumerate(plan.paths[turn:] + plan.paths[:turn]):
+            narrate(
+                f"round {number + 1}: {PATHS[path].title}",
+                number * len(plan.paths) + position,
+                rounds * len(plan.paths),
+            )
             # Every byte of every path is verified in the first round, outside the clock; later rounds read the same
             # ranges in another order, and warm up with one verified range for each client.
             wire.send(crew, (path, number, number == 0))
             yield Measurement(*_receive(crew, "measured"))
 
 
-def _await_standing(crew: socket.socket, plan: Plan, narrate: Callable[[str], None]) -> None:
+def _await_standing(crew: socket.socket, plan: Plan, narrate: Narrate) -> None:
     total = plan.corpus.blob_count
-    narrate(f"writing {total} blobs of {plan.corpus.blob_bytes >> 20} MiB through the channel")
+    what = f"writing {total} blobs of {plan.corpus.blob_bytes >> 20} MiB through the channel"
+    narrate(what, 0, total)
     for _ in range(total):
-        written = _receive(crew, "written")
-        narrate(f"written {written} of {total} blobs")
-    narrate(f"starting {plan.clients} client processes")
+        narrate(what, _receive(crew, "written"), total)
+    narrate(f"starting {plan.clients} client processes", 0, plan.clients)
     _receive(crew, "standing")
 
 

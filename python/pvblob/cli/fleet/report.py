@@ -60,7 +60,7 @@ def table(outcome: Outcome, machine: dict[str, object]) -> RenderableType:
     from rich.table import Table
 
     best = best_http(outcome)
-    rows = Table(title=_title(outcome))
+    rows = Table(title=_title(outcome), title_justify="left")
     for heading in ("path", "seconds", "GiB/s", "client CPU", "server CPU", "machine CPU", "× best HTTP"):
         rows.add_column(heading, justify="left" if heading == "path" else "right", no_wrap=heading != "path")
     for path, series in outcome.series.items():
@@ -69,7 +69,7 @@ def table(outcome: Outcome, machine: dict[str, object]) -> RenderableType:
         rows.add_row(
             PATHS[path].title,
             f"{series.seconds():.2f}",
-            f"{median(speeds):.2f} [{min(speeds):.2f}–{max(speeds):.2f}]",
+            f"{median(speeds):.2f} ({min(speeds):.2f}–{max(speeds):.2f})",
             *(f"{series.per_gib(field):.2f}" for field in CPU_FIELDS),
             f"{against:.2f}×" if against else "–",
         )
@@ -81,7 +81,7 @@ def _title(outcome: Outcome) -> str:
     size_gib = next(iter(outcome.series.values())).size_bytes / (1 << 30)
     return (
         f"{settings.clients} processes read {size_gib:.2f} GiB in ranges of {settings.range_bytes >> 10} KiB; "
-        f"median [least–most] of {settings.rounds} rounds"
+        f"median (least–most) of {settings.rounds} rounds"
     )
 
 
@@ -91,7 +91,7 @@ def _notes(outcome: Outcome, machine: dict[str, Any]) -> list[str]:
     lines.append(f"clients: Python {machine['python']}, {packages}")
     lines.append(f"machine: {machine['processor']}, {machine['cores']} cores, Linux {machine['kernel']}")
     lines.append(
-        "CPU in seconds per GiB, from the start line to the last byte; the machine's adds what TCP does in interrupts"
+        "CPU in seconds per GiB from the start line to the last byte; machine: all that ran, TCP's work in interrupts too"
     )
     lines.append("every byte on every path was compared with the checksums of what was written, outside the clock")
     return lines
