@@ -21,7 +21,7 @@ from pvblob.http import Stored
 
 # A hop to a worker thread costs about as much as writing 128 KiB here; below this the loop does it itself.
 INLINE_BYTES_MAX = 256 * 1024
-BATCH_BYTES = 1024 * 1024
+BATCH_BYTES = 2 * 1024 * 1024
 
 
 class HttpBody:

@@ -65,8 +65,10 @@ class Exchange:
             raise
         return self._connection.answer(self._http_request, head, content, keep_alive=keep_alive)
 
-    def abandon(self) -> Answer:
-        """Return the answer to a client that has gone: none."""
+    def abandon(self, response: Response | None = None) -> Answer:
+        """Return the answer to a client that has gone or stalled: none. *response* is given back."""
+        if response is not None:
+            discard(response.content)
         transport = self._connection.transport
         if transport is not None:
             transport.abort()

@@ -128,6 +128,9 @@ class HttpFront:
         body = exchange.body(request)
         try:
             response = await self._backend.execute(request, body)
+            if body.broken:
+                # Whatever the backend made of it, nobody is left to read an answer.
+                return exchange.abandon(response)
             return exchange.answer(request, response, body)
         except Exception as error:
             if body.broken:
