@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import pytest
+from aiohttp.abc import AbstractStreamWriter
 from tests.front.backends import MemoryBackend
 from tests.front.conftest import Connect, StartFront
 from tests.front.wire import BLOB, Wire, head
 
 from pvblob.front import FrontLimits, HttpFront
-from pvblob.front.content import JOINED_BYTES_MAX, SLICE_BYTES
+from pvblob.front.content import JOINED_BYTES_MAX, SLICE_BYTES, Outlet, send
 from pvblob.front.mapped import MappedFiles
 from pvblob.http import Extent, Fields, Response
 
@@ -140,6 +143,38 @@ async def test_a_client_that_stops_reading_is_given_up(
     while not backend.releases:
         assert (await other.ask("GET", "/devstoreaccount1/other")).status == 204
     assert front.counters.disconnected == 1
+
+
+class Trickle(asyncio.Transport):
+    """A transport to a slow client: it takes one byte each time it is looked at. It is its own writer."""
+
+    def __init__(self) -> None:
+        self.unsent_bytes = 0
+        self.empty = asyncio.Event()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.unsent_bytes += len(data)
+
+    def get_write_buffer_size(self) -> int:
+        self.unsent_bytes = max(0, self.unsent_bytes - 1)
+        if not self.unsent_bytes:
+            self.empty.set()
+        return self.unsent_bytes
+
+    def is_closing(self) -> bool:
+        return False
+
+    async def drain(self) -> None:
+        await self.empty.wait()
+
+
+async def test_a_slow_client_that_takes_something_is_not_given_up() -> None:
+    """The bound is on waiting without progress, not on how long an answer takes."""
+    slow = Trickle()
+    with ThreadPoolExecutor(1) as executor:
+        outlet = Outlet(slow, cast("AbstractStreamWriter", slow), MappedFiles(1), executor, stall_timeout_s=0.001)
+        await send(outlet, b"head", b"content")
+    assert slow.unsent_bytes == 0
 
 
 async def test_stopping_ends_what_is_being_sent_and_releases_it(

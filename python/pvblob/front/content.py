@@ -94,13 +94,26 @@ async def _send_slice(outlet: Outlet, extent: Extent) -> None:
 async def _write(outlet: Outlet, data: bytes | memoryview) -> None:
     """Write *data* and wait until the kernel has it all: a transport may keep a reference instead of a copy."""
     outlet.transport.write(data)
-    try:
-        async with asyncio.timeout(outlet.stall_timeout_s):
-            await outlet.writer.drain()
-    except TimeoutError as error:
-        raise ConnectionAbortedError(f"the client took nothing for {outlet.stall_timeout_s} s") from error
+    if outlet.transport.get_write_buffer_size():
+        await _drained(outlet)
     if outlet.transport.is_closing():
         raise ConnectionResetError("the client went away")
+
+
+async def _drained(outlet: Outlet) -> None:
+    # A task of its own, because `drain` cannot be awaited again after a timeout has cancelled it.
+    draining = asyncio.ensure_future(outlet.writer.drain())
+    unsent_bytes = outlet.transport.get_write_buffer_size()
+    try:
+        while not draining.done():
+            await asyncio.wait({draining}, timeout=outlet.stall_timeout_s)
+            left_bytes = outlet.transport.get_write_buffer_size()
+            if not draining.done() and left_bytes >= unsent_bytes:
+                raise ConnectionAbortedError(f"the client took nothing for {outlet.stall_timeout_s} s")
+            unsent_bytes = left_bytes
+        draining.result()
+    finally:
+        draining.cancel()
 
 
 async def _read(executor: Executor, content: FileContent) -> bytes:
