@@ -119,7 +119,8 @@ fn a_short_payload_is_refused_with_both_lengths() {
     }
 }
 
-/// Eight numbers: all near the edges of pages and of 32 bits, or all small, where exact fits and overlaps are common.
+/// Eight numbers: all near the edges of pages and of 32 bits, or small ones of which many are accepted: short buffers in
+/// a range of some 24 bytes, where exact fits, neighbours and overlaps by one byte are all common.
 fn numbers() -> impl Strategy<Value = Vec<u32>> {
     let edge = prop_oneof![
         0..3_u32,
@@ -129,7 +130,14 @@ fn numbers() -> impl Strategy<Value = Vec<u32>> {
         u32::MAX - 2..=u32::MAX,
         any::<u32>(),
     ];
-    prop_oneof![vec(edge, 8), vec(0..24_u32, 8)]
+    let (offset, length) = (0..24_u32, 0..6_u32);
+    let pair = (offset, length);
+    let small = (pair.clone(), 0..3_u32, pair.clone(), pair, 20..28_u32).prop_map(
+        |((data, data_length), valid, (request, request_length), (response, response_length), count)| {
+            vec![data, data_length, valid, request, request_length, response, response_length, count]
+        },
+    );
+    prop_oneof![vec(edge, 8), small]
 }
 
 proptest! {
