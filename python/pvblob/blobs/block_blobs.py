@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from pvblob import _native
 from pvblob.blobs import catalog
@@ -68,47 +70,50 @@ async def put_blob(store: Store, call: Call) -> Response:
         raise
     assert written.md5 is not None
     settings.setdefault("content-md5", encode_base64(written.md5))
-    layout = pack([written.block]) if written.block else b""
-    size = call.body.size_bytes
+    new = NewBlob([written.block] if written.block else [], settings, metadata, tier)
 
     def apply(transaction: Transaction) -> Response:
         container_id = container_in(transaction, call).id
         old = check_create(transaction, call, container_id)
-        now = transaction.now
-        row = BlobRow(
-            version=transaction.next_version(),
-            size=size,
-            created=now if old is None else old.created,
-            modified=now,
-            settings=dump_json(settings),
-            metadata=metadata,
-            tier=tier,
-            tier_changed=now if tier else 0,
-            copy="",
-            layout=layout,
-        )
-        replace_blob(transaction, call, container_id, old, row)
+        row = create_blob(transaction, call, container_id, old, new)
         return answer(call.request, 201, written_pairs(row) + checksums)
 
     return await store.commit(call, apply, written.allocations)
 
 
-def replace_blob(
-    transaction: Transaction,
-    call: Call,
-    container_id: int,
-    old: BlobRow | None,
-    row: BlobRow,
-    kept: frozenset[Block] = frozenset(),
-) -> None:
-    """Make *row* the blob: free the old one's runs and every uncommitted block, except those of *kept*."""
-    name = call.target.blob
+@dataclass(slots=True, frozen=True)
+class NewBlob:
+    """A blob about to be committed. metadata and copy: as the catalog keeps them; tier: "" when none was asked for."""
+
+    blocks: list[Block]
+    settings: dict[str, str]
+    metadata: str
+    tier: str
+    copy: Callable[[int], str] = lambda now: ""
+
+
+def create_blob(transaction: Transaction, call: Call, container_id: int, old: BlobRow | None, new: NewBlob) -> BlobRow:
+    """Make *new* the blob: free what it does not use of *old*'s runs and of the uncommitted blocks."""
+    name, now = call.target.blob, transaction.now
     assert name is not None
+    row = BlobRow(
+        version=transaction.next_version(),
+        size=sum(block.length for block in new.blocks),
+        created=now if old is None else old.created,
+        modified=now,
+        settings=dump_json(new.settings),
+        metadata=new.metadata,
+        tier=new.tier,
+        tier_changed=now if new.tier else 0,
+        copy=new.copy(now),
+        layout=pack(new.blocks),
+    )
     catalog.write_blob(transaction.connection, container_id, name, row)
     gone = block_runs(catalog.delete_staged(transaction.connection, container_id, name))
     if old is not None:
         gone |= block_runs(unpack(old.layout))
-    transaction.freed.extend(gone - block_runs(kept))
+    transaction.freed.extend(gone - block_runs(new.blocks))
+    return row
 
 
 def written_pairs(row: BlobRow) -> Pairs:
@@ -213,20 +218,7 @@ async def put_block_list(store: Store, call: Call) -> Response:
         container_id = container_in(transaction, call).id
         old = check_create(transaction, call, container_id)
         blocks = _resolve(transaction, container_id, call, entries, old)
-        now = transaction.now
-        row = BlobRow(
-            version=transaction.next_version(),
-            size=sum(block.length for block in blocks),
-            created=now if old is None else old.created,
-            modified=now,
-            settings=dump_json(settings),
-            metadata=metadata,
-            tier=tier,
-            tier_changed=now if tier else 0,
-            copy="",
-            layout=pack(blocks),
-        )
-        replace_blob(transaction, call, container_id, old, row, frozenset(blocks))
+        row = create_blob(transaction, call, container_id, old, NewBlob(blocks, settings, metadata, tier))
         return answer(call.request, 201, [*written_pairs(row), checksum])
 
     return await store.commit(call, apply)

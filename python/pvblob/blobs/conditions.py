@@ -29,6 +29,8 @@ class Conditions:
     @classmethod
     def parse(cls, fields: Fields, *, source: bool = False) -> Conditions | None:
         """Read the conditions of a request (source: those on a copy's source); None when there are none."""
+        if "x-ms-source-if-tags" in fields if source else "x-ms-if-tags" in fields:
+            raise Refusal("NotImplemented", "Conditions on tags are not supported.")
         match, none_match, modified, unmodified = (fields.get(name) for name in (_SOURCE_NAMES if source else _NAMES))
         if not (match or none_match or modified or unmodified):
             return None

@@ -15,11 +15,11 @@ from collections.abc import Callable
 
 from pvblob.blobs import block_blobs
 from pvblob.blobs.answers import Call, Refusal, answer, http_date
-from pvblob.blobs.catalog import BlobRow, dump_json
+from pvblob.blobs.catalog import dump_json, load_json
 from pvblob.blobs.committer import Transaction, storage_failure
 from pvblob.blobs.conditions import Conditions
 from pvblob.blobs.extents import Allocation
-from pvblob.blobs.layout import Block, pack
+from pvblob.blobs.layout import Block
 from pvblob.blobs.properties import metadata_of, refuse_unsupported, tier_of
 from pvblob.blobs.store import Store, container_in
 from pvblob.blobs.target import InvalidTarget, parse_target, split_url
@@ -51,23 +51,18 @@ async def copy_blob(store: Store, call: Call) -> Response:
     blocks, written = await _copy_bytes(store, source)
     copy_id = str(uuid.uuid4())
 
+    new = block_blobs.NewBlob(
+        blocks,
+        load_json(source.row.settings),
+        metadata or source.row.metadata,
+        tier,
+        lambda now: _copy_state(copy_id, source_url, source.row.size, now),
+    )
+
     def apply(transaction: Transaction) -> Response:
         container_id = container_in(transaction, call).id
         old = block_blobs.check_create(transaction, call, container_id)
-        now, size = transaction.now, source.row.size
-        row = BlobRow(
-            version=transaction.next_version(),
-            size=size,
-            created=now if old is None else old.created,
-            modified=now,
-            settings=source.row.settings,
-            metadata=metadata or source.row.metadata,
-            tier=tier,
-            tier_changed=now if tier else 0,
-            copy=_copy_state(copy_id, source_url, size, now),
-            layout=pack(blocks),
-        )
-        block_blobs.replace_blob(transaction, call, container_id, old, row)
+        row = block_blobs.create_blob(transaction, call, container_id, old, new)
         pairs = [*block_blobs.written_pairs(row), ("x-ms-copy-id", copy_id), ("x-ms-copy-status", "success")]
         return answer(call.request, 202, pairs)
 
