@@ -91,7 +91,7 @@ def _notes(outcome: Outcome, machine: dict[str, Any]) -> list[str]:
     lines.append(f"clients: Python {machine['python']}, {packages}")
     lines.append(f"machine: {machine['processor']}, {machine['cores']} cores, Linux {machine['kernel']}")
     lines.append(
-        "CPU in seconds per GiB from the start line to the last byte; machine: all that ran, TCP's work in interrupts too"
+        "CPU in seconds per GiB from start line to last byte; machine: all that ran, TCP's work in interrupts too"
     )
     lines.append("every byte on every path was compared with the checksums of what was written, outside the clock")
     return lines

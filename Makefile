@@ -1,0 +1,84 @@
+# Every developer command. `make` lists them; `make demo` and `make test` work as the first command on a fresh clone.
+
+# Debian's names of what must be there before; Rust comes from rustup, because distributions ship it too old.
+SYSTEM_PACKAGES := git make gcc libc6-dev python3 python3-venv
+PYTHON_MIN := 3.11
+RUST_MIN := 1.89
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,$(shell command -v $(name) 2>/dev/null)))
+RUST_SOURCES := $(shell find crates -name '*.rs' -o -name Cargo.toml) Cargo.toml $(wildcard Cargo.lock)
+PYTEST_ARGS ?=
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help toolchain setup demo test test-rust test-python loom lint check bench fmt clean
+
+help: ## List these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+toolchain:
+	@missing=0; say() { echo "missing: $$1"; missing=1; }; \
+	command -v cc >/dev/null || say "a C compiler and linker (Debian: apt-get install gcc libc6-dev)"; \
+	command -v cargo >/dev/null && command -v rustc >/dev/null || say "Rust >= $(RUST_MIN): install rustup (rustup.rs), then: rustup default stable"; \
+	if command -v rustc >/dev/null; then \
+	  printf '%s\n%s\n' $(RUST_MIN) "$$(rustc --version | cut -d' ' -f2)" | sort -CV || say "Rust >= $(RUST_MIN), this is $$(rustc --version): rustup update stable"; \
+	fi; \
+	test -n "$(PYTHON)" || say "Python >= $(PYTHON_MIN) (Debian: apt-get install python3 python3-venv)"; \
+	if test -n "$(PYTHON)"; then \
+	  "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < tuple(map(int, "$(PYTHON_MIN)".split("."))))' || say "Python >= $(PYTHON_MIN), $(PYTHON) is older: make PYTHON=/path/to/python3"; \
+	  "$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || say "Python's venv (Debian: apt-get install python3-venv)"; \
+	fi; \
+	if test $$missing = 1; then echo "On Debian everything but Rust: apt-get install $(SYSTEM_PACKAGES)"; exit 1; fi
+
+$(VENV)/.packages: pyproject.toml
+	@$(MAKE) --no-print-directory toolchain
+	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
+	@touch $@
+
+# Builds the compiled module in release mode into python/pvblob and installs the package in place, with all extras.
+$(VENV)/.built: $(VENV)/.packages $(RUST_SOURCES)
+	VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/maturin develop --quiet --release --extras bench
+	@touch $@
+
+setup: $(VENV)/.built ## Check the toolchain, make .venv, install everything, build the compiled module
+
+demo: setup ## The main job: 100 processes read real blobs over HTTP and over the channel (ARGS=...)
+	$(BIN)/pvblob demo $(ARGS)
+
+test: test-rust loom test-python ## All tests
+
+test-rust:
+	cargo test --quiet --workspace
+
+loom: ## The ring's index protocol under every interleaving that loom finds
+	cargo test --quiet --release -p vmbus --features loom --test loom
+
+test-python: setup
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+lint: setup ## Formatting, lints, types, import rules
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	cargo fmt --check
+	cargo clippy --quiet --workspace --all-targets -- -D warnings
+
+check: lint test ## Exactly what CI runs
+
+bench: setup ## Measure on this machine (ARGS=...; see `pvblob bench --help`)
+	$(BIN)/pvblob bench $(ARGS)
+
+fmt: setup ## Format everything, fix what can be fixed
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	cargo fmt
+
+clean: ## Remove everything that was built or installed
+	rm -rf $(VENV) target build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -f python/pvblob/*.so
+	find python tests benches -name __pycache__ -prune -exec rm -rf {} +
