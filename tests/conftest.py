@@ -79,7 +79,7 @@ class GateBackend:
 
     def open_gate(self) -> None:
         self._gate.set()
-        if self._loop is not None:
+        if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._release)
 
     def _release(self) -> None:

@@ -1,12 +1,15 @@
 //! RFC 9292 messages to and from Python. Text is ISO 8859-1: each character is one byte, so any bytes survive.
 
 use std::borrow::Cow;
+use std::fmt::Display;
 
-use blobdev::bhttp::{self, EncodeError};
+use blobdev::bhttp::{self, EncodeError, Part};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyBytes, PyString};
+
+use crate::extents::with_bytes;
 
 /// Header fields as Python gives them.
 pub(crate) type FieldPairs = Vec<(PyBackedStr, PyBackedStr)>;
@@ -22,33 +25,37 @@ pub(crate) fn text<'py>(py: Python<'py>, bytes: &[u8]) -> Bound<'py, PyString> {
     }
 }
 
-/// Turns text into bytes, one each. ValueError: a character above U+00FF.
-fn latin1(text: &str) -> PyResult<Cow<'_, [u8]>> {
+/// Turns text into bytes, one each. ValueError: a character above U+00FF; `part` says where.
+fn latin1(text: &str, part: impl Display) -> PyResult<Cow<'_, [u8]>> {
     if text.is_ascii() {
         return Ok(Cow::Borrowed(text.as_bytes()));
     }
-    let byte = |character: char| {
-        u8::try_from(character).map_err(|_| PyValueError::new_err(format!("{character:?} is no ISO 8859-1 character")))
+    let byte = |(at, character): (usize, char)| {
+        u8::try_from(character).map_err(|_| {
+            let text = format!("{part}: {character:?} at character {at} is outside ISO 8859-1; percent-encode it");
+            PyValueError::new_err(text)
+        })
     };
-    text.chars().map(byte).collect::<PyResult<Vec<u8>>>().map(Cow::Owned)
+    text.chars().enumerate().map(byte).collect::<PyResult<Vec<u8>>>().map(Cow::Owned)
 }
 
 pub(crate) fn decoded_fields<'py>(py: Python<'py>, fields: bhttp::Fields<'_>) -> DecodedFields<'py> {
     fields.map(|(name, value)| (text(py, name), text(py, value))).collect()
 }
 
-type Lines<'a> = Vec<(Cow<'a, [u8]>, Cow<'a, [u8]>)>;
+type Line<'a> = (Cow<'a, [u8]>, Cow<'a, [u8]>);
 
-fn lines(fields: &FieldPairs) -> PyResult<Lines<'_>> {
-    fields.iter().map(line).collect()
+fn lines(fields: &FieldPairs) -> PyResult<Vec<Line<'_>>> {
+    fields.iter().enumerate().map(|(index, (name, value))| line(Part::Field(index), name, value)).collect()
 }
 
-fn line((name, value): &(PyBackedStr, PyBackedStr)) -> PyResult<(Cow<'_, [u8]>, Cow<'_, [u8]>)> {
-    let mut name = latin1(name)?;
+fn line<'a>(part: Part, name: &'a str, value: &'a str) -> PyResult<Line<'a>> {
+    let mut name = latin1(name, part)?;
     if name.iter().any(u8::is_ascii_uppercase) {
         name.to_mut().make_ascii_lowercase();
     }
-    Ok((name, latin1(value)?))
+    // Blanks around a value are no part of it (RFC 9110 §5.5): an HTTP connection would drop them too.
+    Ok((name, latin1(value.trim_matches([' ', '\t']), part)?))
 }
 
 fn refused(error: EncodeError) -> PyErr {
@@ -64,8 +71,10 @@ pub(crate) fn encode_request_to(
     write: impl FnOnce(&[u8]),
 ) -> PyResult<usize> {
     let lines = lines(fields)?;
-    let control = [latin1(control[0])?, latin1(control[1])?, latin1(control[2])?, latin1(control[3])?];
-    let control = [&*control[0], &*control[1], &*control[2], &*control[3]];
+    let [method, scheme, authority, path] = control;
+    let (method, scheme) = (latin1(method, Part::Method)?, latin1(scheme, Part::Scheme)?);
+    let (authority, path) = (latin1(authority, Part::Authority)?, latin1(path, Part::Path)?);
+    let control = [&*method, &*scheme, &*authority, &*path];
     let fields = || lines.iter().map(|(name, value)| (&**name, &**value));
     let mut small = [0; 2048];
     match bhttp::encode_request(&mut small[..room.min(2048)], control, fields(), content) {
@@ -92,13 +101,15 @@ pub(crate) fn encode_request<'py>(
     authority: &str,
     path: &str,
     fields: FieldPairs,
-    content: &[u8],
+    content: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyBytes>> {
-    let mut message = Vec::new();
-    encode_request_to([method, scheme, authority, path], &fields, content, usize::MAX, |bytes| {
-        message.extend_from_slice(bytes);
+    let mut message = None;
+    with_bytes(content, |content| {
+        encode_request_to([method, scheme, authority, path], &fields, content, usize::MAX, |bytes| {
+            message = Some(PyBytes::new(py, bytes));
+        })
     })?;
-    Ok(PyBytes::new(py, &message))
+    Ok(message.expect("every message fits usize::MAX bytes"))
 }
 
 type Request<'py> = (
@@ -111,11 +122,13 @@ type Request<'py> = (
 );
 
 #[pyfunction]
-pub(crate) fn decode_request<'py>(py: Python<'py>, message: &[u8]) -> PyResult<Request<'py>> {
-    let head = bhttp::decode_request(message).map_err(|broken| PyValueError::new_err(broken.to_string()))?;
-    let [method, scheme, authority, path] =
-        [head.method, head.scheme, head.authority, head.path].map(|part| text(py, part));
-    Ok((method, scheme, authority, path, decoded_fields(py, head.fields), PyBytes::new(py, head.content)))
+pub(crate) fn decode_request<'py>(py: Python<'py>, message: &Bound<'py, PyAny>) -> PyResult<Request<'py>> {
+    with_bytes(message, |message| {
+        let head = bhttp::decode_request(message).map_err(|broken| PyValueError::new_err(broken.to_string()))?;
+        let [method, scheme, authority, path] =
+            [head.method, head.scheme, head.authority, head.path].map(|part| text(py, part));
+        Ok((method, scheme, authority, path, decoded_fields(py, head.fields), PyBytes::new(py, head.content)))
+    })
 }
 
 #[pyfunction]
@@ -123,25 +136,29 @@ pub(crate) fn encode_response<'py>(
     py: Python<'py>,
     status: u16,
     fields: FieldPairs,
-    content: &[u8],
+    content: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyBytes>> {
     let lines = lines(&fields)?;
     let fields = || lines.iter().map(|(name, value)| (&**name, &**value));
-    let mut message = vec![0; 2048];
-    loop {
-        match bhttp::encode_response(&mut message, status, fields(), content) {
-            Ok(size) => return Ok(PyBytes::new(py, &message[..size])),
-            Err(EncodeError::Needs(size)) => message.resize(size, 0),
-            Err(error) => return Err(refused(error)),
+    with_bytes(content, |content| {
+        let mut small = [0; 2048];
+        match bhttp::encode_response(&mut small, status, fields(), content) {
+            Ok(size) => Ok(PyBytes::new(py, &small[..size])),
+            Err(EncodeError::Needs(size)) => PyBytes::new_with(py, size, |message| {
+                bhttp::encode_response(message, status, fields(), content).map_err(refused).map(|_| ())
+            }),
+            Err(error) => Err(refused(error)),
         }
-    }
+    })
 }
 
 #[pyfunction]
 pub(crate) fn decode_response<'py>(
     py: Python<'py>,
-    message: &[u8],
+    message: &Bound<'py, PyAny>,
 ) -> PyResult<(u16, DecodedFields<'py>, Bound<'py, PyBytes>)> {
-    let head = bhttp::decode_response(message).map_err(|broken| PyValueError::new_err(broken.to_string()))?;
-    Ok((head.status, decoded_fields(py, head.fields), PyBytes::new(py, head.content)))
+    with_bytes(message, |message| {
+        let head = bhttp::decode_response(message).map_err(|broken| PyValueError::new_err(broken.to_string()))?;
+        Ok((head.status, decoded_fields(py, head.fields), PyBytes::new(py, head.content)))
+    })
 }

@@ -1,12 +1,12 @@
 //! Bytes in files, for Python: checksums, stored bytes, holes.
 
+use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use blobdev::extents;
 use pyo3::buffer::PyBuffer;
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyMemoryView};
 
 use crate::descriptors::{borrow, duplicate};
 
@@ -31,11 +31,9 @@ impl Digest {
     }
 
     /// Writes bytes to a file and adds them.
-    fn write(&self, py: Python<'_>, data: &[u8], fd: i32, offset: u64) -> PyResult<()> {
-        use std::os::fd::AsFd;
+    fn write(&self, py: Python<'_>, data: &Bound<'_, PyAny>, fd: i32, offset: u64) -> PyResult<()> {
         let file = duplicate(fd)?;
-        py.detach(|| extents::store(data, file.as_fd(), offset, &mut self.lock()))?;
-        Ok(())
+        with_bytes(data, |bytes| Ok(py.detach(|| extents::store(bytes, file.as_fd(), offset, &mut self.lock()))?))
     }
 
     #[getter]
@@ -49,15 +47,15 @@ impl Digest {
 }
 
 /// Gives `call` the bytes of any contiguous buffer; what is not `bytes` is copied first, for it may change meanwhile.
-fn with_bytes<T>(data: &Bound<'_, PyAny>, call: impl FnOnce(&[u8]) -> PyResult<T>) -> PyResult<T> {
+///
+/// TypeError: no buffer, or not contiguous.
+pub(crate) fn with_bytes<T>(data: &Bound<'_, PyAny>, call: impl FnOnce(&[u8]) -> PyResult<T>) -> PyResult<T> {
     if let Ok(bytes) = data.cast::<PyBytes>() {
         return call(bytes.as_bytes());
     }
-    let buffer = PyBuffer::<u8>::get(data)?;
-    if !buffer.is_c_contiguous() {
-        return Err(PyValueError::new_err("the buffer is not contiguous"));
-    }
-    call(&buffer.to_vec(data.py())?)
+    // Items of any other type are seen as the bytes they are made of.
+    let view = PyMemoryView::from(data)?.call_method1("cast", ("B",))?;
+    call(&PyBuffer::<u8>::get(&view)?.to_vec(data.py())?)
 }
 
 #[pyfunction]
@@ -79,7 +77,6 @@ pub(crate) fn store_bytes<'py>(
     offset: u64,
     md5: bool,
 ) -> PyResult<(u64, Option<Bound<'py, PyBytes>>)> {
-    use std::os::fd::AsFd;
     let file = duplicate(fd)?;
     let mut digest = extents::Digest::new(md5);
     with_bytes(data, |bytes| Ok(py.detach(|| extents::store(bytes, file.as_fd(), offset, &mut digest))?))?;

@@ -118,14 +118,7 @@ pub(crate) struct GuestChannel(Channel);
 #[pymethods]
 impl GuestChannel {
     #[new]
-    fn new(
-        rings: &Rings,
-        bell: i32,
-        bell_socket: i32,
-        control: i32,
-        host_page: i32,
-        credits: usize,
-    ) -> PyResult<Self> {
+    fn new(rings: &Rings, bell: i32, bell_socket: i32, control: i32, host_page: i32, credits: usize) -> PyResult<Self> {
         let host_page = Region::map_read_only(duplicate(host_page)?.as_fd(), PAGE_SIZE as u64)
             .map_err(|error| PyOSError::new_err(format!("the host's page: {error}")))?;
         let bell = GuestDoorbell::new(duplicate(bell)?, duplicate(bell_socket)?)?;

@@ -175,11 +175,14 @@ class BytesSink:
 
     def buffer(self, size_bytes: int) -> Generator[Step, object, _native.LentBuffer]:
         """Lend fresh pages for each piece."""
-        return (yield from _lend(size_bytes, min(size_bytes, 256 << 10)))
+        lent = yield from _lend(size_bytes, min(size_bytes, 256 << 10))
+        if len(lent) < size_bytes:  # memory is short: what is kept here would be missing for the next piece
+            self._keep_pages = False
+        return lent
 
     def expect(self, total_bytes: int) -> None:
         """Any length will do."""
-        self._keep_pages = total_bytes <= JOINED_BYTES_MAX
+        self._keep_pages = self._keep_pages and total_bytes <= JOINED_BYTES_MAX
 
     def take(self, data: _native.LentBuffer, length: int) -> None:
         """Keep the piece."""

@@ -31,7 +31,7 @@ from pvblob.client.conversation import (
     upload,
 )
 from pvblob.client.sources import AsyncUploadBody, AsyncUploadSource, Source, UploadBody, UploadSource, source_of
-from pvblob.errors import DeviceGone
+from pvblob.errors import DeviceGone, HostUnavailable
 from pvblob.http import Request
 from pvblob.vsc.aio import AsyncDevice
 from pvblob.vsc.device import Device
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "AsyncExchange", "AsyncUploadSource", "Exchange", "UploadSource"]
 
 _REPEATABLE = frozenset({"GET", "HEAD"})
+# The host remembers what it executed for 600 s (design rule 4): a write sent again later than this might run twice.
+RESUBMIT_WITHIN_S = 300.0
 TIMEOUT_S = 60.0
 
 
@@ -56,6 +58,7 @@ class _Attempt:
         self._source = source
         self._lent = lent
         self._count = 0
+        self._began_at = time.monotonic()
 
     def begin(self, sink: Sink) -> Conversation:
         """Return the conversation of the next attempt."""
@@ -71,6 +74,8 @@ class _Attempt:
 
         A write goes out again under its GUID, marked as a resubmission: the host executes it at most once.
         """
+        if self.request.method not in _REPEATABLE and time.monotonic() > self._began_at + RESUBMIT_WITHIN_S:
+            return False
         return self._source is None or self._source.rewind()
 
 
@@ -92,6 +97,12 @@ class _Settings:
         source = None if body is None else source_of(body)
         lent = body if isinstance(body, _native.LentBuffer) and self._device.owns(body) else None
         return _Attempt(request, source, lent)
+
+    def _may_repeat(self, attempt: _Attempt, failure: Exception, deadline: float) -> bool:
+        """Whether to try again after *failure*: a host that served us before is being restarted, others are missing."""
+        if isinstance(failure, HostUnavailable) and not self._device.was_connected:
+            return False
+        return time.monotonic() < deadline and attempt.may_repeat()
 
     def _into(self, out: Buffer) -> Sink:
         if isinstance(out, _native.LentBuffer) and self._device.owns(out):
@@ -130,8 +141,8 @@ class Exchange(_Settings):
         while True:
             try:
                 return self._drive(attempt.begin(new_sink()), attempt._source, deadline)
-            except (DeviceGone, AnswerLost):
-                if not attempt.may_repeat() or time.monotonic() >= deadline:
+            except (DeviceGone, AnswerLost, HostUnavailable) as failure:
+                if not self._may_repeat(attempt, failure, deadline):
                     raise
                 self._device.reconnect(deadline)
 
@@ -196,8 +207,8 @@ class AsyncExchange(_Settings):
         while True:
             try:
                 return await self._drive(attempt.begin(new_sink()), attempt._source, deadline)
-            except (DeviceGone, AnswerLost):
-                if not attempt.may_repeat() or time.monotonic() >= deadline:
+            except (DeviceGone, AnswerLost, HostUnavailable) as failure:
+                if not self._may_repeat(attempt, failure, deadline):
                     raise
                 await self._adevice.reconnect(deadline)
 

@@ -68,17 +68,24 @@ class MemorySource:
 
 
 class ChunkSource:
-    """An iterator of chunks; what it gave is gone."""
+    """An iterator of chunks; what it gave is gone, unless the body can rewind."""
 
     def __init__(self, body: UploadSource | AsyncUploadSource) -> None:
         self.size_bytes = body.size_bytes
+        self._body = body
         self._chunks = body.chunks()
         self._rest = memoryview(b"")
         self._begun = False
 
     def rewind(self) -> bool:
-        """Begin again: possible only while nothing was read."""
-        return not self._begun
+        """Begin again: possible while nothing was read, or when the body offers `rewind() -> bool` and it succeeds."""
+        if not self._begun:
+            return True
+        rewind = getattr(self._body, "rewind", None)
+        if rewind is None or not rewind():
+            return False
+        self._chunks, self._rest, self._begun = self._body.chunks(), memoryview(b""), False
+        return True
 
     def _from_rest(self, into: memoryview) -> int:
         part = self._rest[: len(into)]

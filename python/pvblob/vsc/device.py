@@ -84,6 +84,7 @@ class Device:
         self._link: Link | None = None
         self.nonce = os.urandom(16)
         self._waiters = threading.local()
+        self.was_connected = False
         _devices.add(self)
 
     @classmethod
@@ -111,6 +112,7 @@ class Device:
             link = self.current()
             if link is None:
                 link = self._link = self._handshake(time.monotonic() + HANDSHAKE_TIMEOUT_S)
+                self.was_connected = True
             return link
 
     def current(self) -> Link | None:
@@ -123,7 +125,7 @@ class Device:
         with self._lock:
             current = self.current()
             if current is None:
-                self._link = link
+                self._link, self.was_connected = link, True
                 return link
         link.close("another connection was quicker")
         return current
@@ -169,7 +171,7 @@ class Device:
     def close(self) -> None:
         """Close the channel; requests still waiting raise DeviceGone. A later use connects again."""
         with self._lock:
-            link, self._link = self._link, None
+            link, self._link, self.was_connected = self._link, None, False
         if link is not None:
             link.close()
 

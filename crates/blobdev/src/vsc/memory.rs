@@ -152,9 +152,11 @@ impl LentMemory {
     pub fn allocate(self: &Arc<Self>, bytes: usize) -> Option<Arc<Pages>> {
         let count = bytes.div_ceil(PAGE_SIZE).max(1);
         let mut state = self.lock();
-        let (region_page, region, start) = state.regions.iter_mut().filter(|(_, lent)| lent.active).find_map(
-            |(page, lent)| lent.take(count).map(|start| (*page, Arc::clone(&lent.region), start)),
-        )?;
+        let (region_page, region, start) = state
+            .regions
+            .iter_mut()
+            .filter(|(_, lent)| lent.active)
+            .find_map(|(page, lent)| lent.take(count).map(|start| (*page, Arc::clone(&lent.region), start)))?;
         state.in_use += count * PAGE_SIZE;
         drop(state);
         Some(Arc::new(Pages { memory: Arc::clone(self), region, region_page, start, count }))

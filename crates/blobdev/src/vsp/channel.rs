@@ -205,10 +205,9 @@ impl HostChannel {
             PacketKind::GpaDirect => {
                 match self.accept(packet) {
                     Ok(request) => found.push(Event::Request(request)),
-                    Err(status) => self.send_completion(
-                        packet.transaction_id,
-                        DeviceResponse { error: status, response_len: 0 },
-                    ),
+                    Err(status) => {
+                        self.send_completion(packet.transaction_id, DeviceResponse { error: status, response_len: 0 })
+                    }
                 }
                 Ok(true)
             }

@@ -50,13 +50,21 @@ impl From<io::Error> for OpenError {
     }
 }
 
+/// An open channel, the worker that serves it, and the pages its rings live in.
+struct Serving {
+    channel: Arc<HostChannel>,
+    worker: Arc<Worker>,
+    memory: SharedGuestMemory,
+    pfns: Vec<u64>,
+}
+
 /// The engine. Dropping it without [`stop`](Self::stop) leaves its threads running.
 pub struct Engine {
     events: Arc<EventQueue>,
     workers: Vec<Arc<Worker>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     filler: Filler,
-    channels: Mutex<HashMap<u64, (Arc<HostChannel>, Arc<Worker>)>>,
+    channels: Mutex<HashMap<u64, Serving>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -112,16 +120,23 @@ impl Engine {
         };
         let (channel, eventfd, socket) = HostChannel::open(key, credits, Arc::clone(memory), from_guest, to_guest)?;
         let (channel, worker) = (Arc::new(channel), Arc::clone(&self.workers[key as usize % self.workers.len()]));
-        lock(&self.channels).insert(key, (Arc::clone(&channel), Arc::clone(&worker)));
+        let serving = Serving {
+            channel: Arc::clone(&channel),
+            worker: Arc::clone(&worker),
+            memory: Arc::clone(memory),
+            pfns: pfns.to_vec(),
+        };
+        lock(&self.channels).insert(key, serving);
         worker.add(channel)?;
         Ok((eventfd, socket))
     }
 
-    /// Closes a channel: its rings are unmapped, what still runs completes into nothing.
+    /// Closes a channel: its rings are unmapped and their pages ordinary again, what still runs completes into nothing.
     pub fn close_channel(&self, key: u64) {
-        if let Some((channel, worker)) = lock(&self.channels).remove(&key) {
-            worker.remove(&channel);
-            channel.close();
+        if let Some(serving) = lock(&self.channels).remove(&key) {
+            serving.worker.remove(&serving.channel);
+            serving.channel.close();
+            serving.memory.write().unwrap_or_else(PoisonError::into_inner).allow(&serving.pfns);
         }
     }
 

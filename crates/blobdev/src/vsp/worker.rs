@@ -30,7 +30,12 @@ impl Worker {
     pub(super) fn new() -> io::Result<Arc<Self>> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let commands = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        epoll::add(&epoll, &commands, epoll::EventData::new_u64(COMMANDS), epoll::EventFlags::IN | epoll::EventFlags::ET)?;
+        epoll::add(
+            &epoll,
+            &commands,
+            epoll::EventData::new_u64(COMMANDS),
+            epoll::EventFlags::IN | epoll::EventFlags::ET,
+        )?;
         Ok(Arc::new(Self {
             epoll,
             commands,

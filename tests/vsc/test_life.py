@@ -1,0 +1,132 @@
+"""Design rules 3, 4 and 7: restarts, forks and pickles; what is pending is repeated, fails, or is never sent twice."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import pytest
+
+from pvblob.client.exchange import Exchange
+from pvblob.errors import DeviceGone, HostUnavailable
+from pvblob.http import Request
+
+RequestTo = Callable[..., Request]
+
+
+def make_container(exchange: Exchange, request_to: RequestTo, name: str) -> None:
+    assert exchange.perform(request_to("PUT", f"/{name}?restype=container")).status == 201
+
+
+def put(request_to: RequestTo, target: str, size_bytes: int) -> Request:
+    return request_to("PUT", target, ("x-ms-blob-type", "BlockBlob"), ("content-length", str(size_bytes)))
+
+
+def test_no_host_is_a_clear_error(tmp_path: Any, request_to: RequestTo) -> None:
+    with pytest.raises(HostUnavailable, match="pvblob serve"):
+        Exchange(str(tmp_path / "nobody.sock")).perform(request_to("GET", "/x"))
+
+
+def test_a_restarted_host_is_a_pause_and_not_an_error(live_host: Any, request_to: RequestTo) -> None:
+    """Rule 3: handles recover by themselves; reads and writes go on."""
+    exchange = Exchange(live_host.socket_path)
+    make_container(exchange, request_to, "restart")
+    assert exchange.perform(put(request_to, "/restart/b", 3), b"abc").status == 201
+    live_host.stop()
+    restarter = threading.Timer(0.2, live_host.start)
+    restarter.start()
+    assert exchange.perform(request_to("GET", "/restart/b")).content == b"abc"
+    restarter.join()
+    live_host.stop()
+    live_host.start()
+    assert exchange.perform(put(request_to, "/restart/c", 3), b"def").status == 201
+    exchange.close()
+
+
+def test_a_read_that_was_pending_when_the_host_stopped_is_asked_again(
+    gated_host: Any, gate: Any, request_to: RequestTo
+) -> None:
+    """Rule 3: reads are repeated below the seam, within their deadline."""
+    exchange = Exchange(gated_host.socket_path)
+
+    def restart() -> None:
+        assert gate.began.acquire(timeout=10)
+        gated_host.stop()
+        gate.open_gate()
+        gated_host.start()
+
+    restarter = threading.Thread(target=restart)
+    restarter.start()
+    assert exchange.perform(request_to("GET", "/wait/100")).status == 200
+    restarter.join()
+    assert gate.ended == ["/wait/100"]
+    exchange.close()
+
+
+def test_a_write_whose_host_never_comes_back_ends_within_its_deadline(
+    gated_host: Any, gate: Any, request_to: RequestTo
+) -> None:
+    """Rule 5: no wait without a bound, also while the host is away."""
+    exchange = Exchange(gated_host.socket_path)
+
+    def stop() -> None:
+        assert gate.began.acquire(timeout=10)
+        gated_host.stop()
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    with pytest.raises((HostUnavailable, DeviceGone)):
+        exchange.perform(put(request_to, "/wait/1", 3), b"abc", timeout_s=1.0)
+    stopper.join()
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_child_opens_its_own_channel_and_the_parent_works_on(
+    live_host: Any, request_to: RequestTo, method: str
+) -> None:
+    """Rule 7: a channel belongs to the process that opened it; handles pickle as settings."""
+    exchange = Exchange(live_host.socket_path)
+    make_container(exchange, request_to, f"child-{method}")
+    target = f"/child-{method}/b"
+    exchange.perform(put(request_to, target, 4), b"once")
+    with ProcessPoolExecutor(2, multiprocessing.get_context(method)) as children:
+        answers = [children.submit(exchange.perform, request_to("GET", target)) for _ in range(4)]
+        assert [answer.result(60).content for answer in answers] == [b"once"] * 4
+    assert exchange.perform(request_to("GET", target)).content == b"once"
+    exchange.close()
+
+
+def test_a_child_forked_in_mid_request_neither_hangs_nor_disturbs_it(
+    gated_host: Any, gate: Any, request_to: RequestTo
+) -> None:
+    """Rule 7: locks held by threads the child does not have are replaced; the parent's request ends normally."""
+    exchange = Exchange(gated_host.socket_path)
+    statuses: list[int] = []
+    waiting = threading.Thread(
+        target=lambda: statuses.append(exchange.perform(request_to("GET", "/wait/100")).status)
+    )
+    waiting.start()
+    assert gate.began.acquire(timeout=10)
+    held = exchange.device().allocate(4096)
+    child = os.fork()
+    if child == 0:
+        del held  # inherited pages are forgotten, not given back
+        ok = exchange.perform(request_to("GET", "/in-child/10")).status == 200
+        os._exit(0 if ok else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    gate.open_gate()
+    waiting.join(10)
+    assert statuses == [200]
+    exchange.close()
+
+
+def test_a_closed_exchange_opens_again_at_its_next_use(live_host: Any, request_to: RequestTo) -> None:
+    exchange = Exchange(live_host.socket_path)
+    make_container(exchange, request_to, "again")
+    exchange.close()
+    assert exchange.perform(request_to("GET", "/again?restype=container")).status == 200
+    exchange.close()
