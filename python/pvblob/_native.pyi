@@ -4,27 +4,41 @@ Every function that copies bulk data or waits releases the GIL. `Buffer` is anyt
 """
 
 from collections.abc import Sequence
-from typing import final
+from typing import Any, final
 
 from typing_extensions import Buffer
 
 FieldPairs = list[tuple[str, str]]
+
+# ---- device status (blobdev::hresult) ----
+
+HRESULT: dict[str, int]
+"""Device status by name, unsigned 32 bits: OK, DEADLINE, MALFORMED, DENIED, INSUFFICIENT_BUFFER, CANCELLED,
+UNKNOWN_OPERATION, QUOTA, INTERNAL. Source: design §3."""
 
 # ---- RFC 9292, known-length messages (blobdev::bhttp) ----
 
 def encode_request(
     method: str, scheme: str, authority: str, path: str, fields: Sequence[tuple[str, str]], content: Buffer
 ) -> bytes:
-    """Encode a known-length request (framing 0). Text is ISO 8859-1; names are lowered. ValueError: over a bound."""
+    """Encode a known-length request (framing 0).
+
+    Text is ISO 8859-1, one character a byte. Names are lowered; blanks around values are dropped (RFC 9110 §5.5).
+    Raises ValueError that names the part (`path`, `fields[3]`, ...) and the rule it breaks.
+    """
 
 def decode_request(message: Buffer) -> tuple[str, str, str, str, FieldPairs, bytes]:
-    """Decode (method, scheme, authority, path, fields, content). ValueError names the broken rule."""
+    """Decode (method, scheme, authority, path, fields, content) from a message and its padding.
+
+    A message that is not `bytes` is copied before it is judged. Raises ValueError that names the broken rule and the
+    byte at which the offending item begins.
+    """
 
 def encode_response(status: int, fields: Sequence[tuple[str, str]], content: Buffer) -> bytes:
-    """Encode a known-length response (framing 1)."""
+    """Encode a known-length response (framing 1), status 200 to 599; otherwise as `encode_request`."""
 
 def decode_response(message: Buffer) -> tuple[int, FieldPairs, bytes]:
-    """Decode (status, fields, content). ValueError names the broken rule."""
+    """Decode (status, fields, content); otherwise as `decode_request`."""
 
 # ---- bytes in files (blobdev::extents) ----
 
@@ -32,7 +46,230 @@ def crc64(data: Buffer, initial: int = 0) -> int:
     """Return the CRC-64/NVME of *data*; *initial* continues an earlier value."""
 
 def store_bytes(data: Buffer, fd: int, offset: int, md5: bool) -> tuple[int, bytes | None]:
-    """Write all of *data* to *fd* at *offset*; return (CRC-64/NVME, MD5 or None). OSError as from pwrite(2)."""
+    """Write all of *data* to *fd* at *offset*; return (CRC-64/NVME, MD5 or None). OSError as from pwrite(2).
+
+    What is not `bytes` is copied first: the checksums are those of the bytes written, whoever changes *data* meanwhile.
+    """
 
 def punch_hole(fd: int, offset: int, length: int) -> None:
     """Give the file system back these bytes; the file's size stays. OSError as from fallocate(2)."""
+
+@final
+class Digest:
+    """Running checksums over several stores: CRC-64/NVME, and MD5 if asked for."""
+
+    def __new__(cls, md5: bool) -> Digest: ...
+    def write(self, data: Buffer, fd: int, offset: int) -> None:
+        """Write all of *data* to *fd* at *offset* and add it. OSError as from pwrite(2)."""
+
+    @property
+    def crc64(self) -> int:
+        """The CRC-64/NVME of all bytes so far."""
+
+    def md5(self) -> bytes | None:
+        """Return the MD5 (16 bytes) of all bytes so far, or None when it was not asked for."""
+
+# ---- the guest: lent memory, waiters, the channel (blobdev::vsc) ----
+
+WAIT_READY: int
+WAIT_CONTROL: int
+WAIT_TIMED_OUT: int
+WAIT_CLOSED: int
+
+def note_fork() -> None:
+    """Tell the data plane that this process is a fork's child: inherited objects are forgotten, not given back."""
+
+@final
+class LentBuffer:
+    """Bytes of lent memory: writable, contiguous, shared with the host; supports the buffer protocol.
+
+    Its pages go back when the last reference to it, to its slices and to its views is dropped and no request uses them.
+    """
+
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    def slice(self, offset: int, length: int) -> LentBuffer:
+        """Return another buffer over *length* bytes from *offset*, on the same pages. IndexError: outside."""
+
+    def write_request(
+        self, method: str, scheme: str, authority: str, path: str, fields: Sequence[tuple[str, str]], room: int
+    ) -> int:
+        """Write an RFC 9292 request at the start if it fits *room* bytes; return its size either way."""
+
+    def read_response(self, length: int) -> tuple[int, FieldPairs, bytes]:
+        """Decode an RFC 9292 response of *length* bytes from the start, from a private copy. ValueError: it is none."""
+
+@final
+class LentMemory:
+    """The page allocator of one connection (design rule 10)."""
+
+    def __new__(cls, limit_bytes: int) -> LentMemory: ...
+    def prepare(self, size_bytes: int) -> tuple[int, int, int] | None:
+        """Create a sealed region; return (guest address, length, descriptor: the caller's). None: over the limit."""
+
+    def activate(self, gpa: int) -> None:
+        """Let the region serve allocations: the host has mapped it."""
+
+    def forget(self, gpa: int) -> bool:
+        """Drop a region of which nothing is in use."""
+
+    def retire_idle(self) -> int | None:
+        """Withdraw one unused region beyond the first; return its address."""
+
+    def allocate(self, size_bytes: int) -> LentBuffer | None:
+        """Allocate whole pages for *size_bytes* > 0. None: no region has such a run."""
+
+    def owns(self, buffer: LentBuffer) -> bool:
+        """Whether *buffer* was allocated here."""
+
+    def usage(self) -> tuple[int, int, int]:
+        """Return (regions in service, bytes lent, bytes in use)."""
+
+@final
+class Rings:
+    """The memory of a channel's two rings, guest → host first, initialised and sealed."""
+
+    def __new__(cls, bytes_each: int) -> Rings: ...
+    def fileno(self) -> int: ...
+
+@final
+class Waiter:
+    """A thread or an event loop that waits; woken through a descriptor of its own."""
+
+    def __new__(cls) -> Waiter: ...
+    def fileno(self) -> int: ...
+    def clear(self) -> None: ...
+    def take_completed(self) -> list[int]:
+        """Return the tokens completed since the last call."""
+
+@final
+class GuestChannel:
+    """The guest's end of an open channel; duplicates the descriptors it is given. Any thread may call."""
+
+    def __new__(
+        cls, rings: Rings, bell: int, bell_socket: int, control: int, host_page: int, credits: int
+    ) -> GuestChannel: ...
+    def submit(
+        self,
+        waiter: Waiter,
+        request: LentBuffer,
+        response: LentBuffer,
+        data: LentBuffer | None,
+        data_valid: int,
+        timeout_ms: int,
+        guid: bytes,
+    ) -> int | None:
+        """Send a request; return its token. None: no credit or no room now. ConnectionError: the channel has ended."""
+
+    def wait(self, waiter: Waiter, token: int | None, timeout_s: float) -> int:
+        """Block until *token* is done (None: until anything changed); a WAIT_ value. Python's signal handlers run."""
+
+    def take(self, token: int) -> tuple[int, int] | None:
+        """Return (device status, response bytes) of a completed request and free its slot; None: in flight."""
+
+    def abandon(self, token: int) -> None:
+        """Stop waiting; ask the host to stop. The pages stay in quarantine until the completion."""
+
+    def drain(self) -> None:
+        """Take what has arrived, wake the owners, arm the doorbell."""
+
+    def watch(self, waiter: Waiter, for_change: bool) -> bool:
+        """An event loop takes part in the waiting; True: it must watch doorbell and control socket itself."""
+
+    def see_changes(self, waiter: Waiter) -> bool:
+        """Whether anything changed since this waiter last looked."""
+
+    def leave(self, waiter: Waiter) -> None: ...
+    def wake_all(self) -> None: ...
+    def fileno(self) -> int: ...
+    def clear_doorbell(self) -> None: ...
+    def control_fileno(self) -> int: ...
+    def close(self) -> None: ...
+    def is_closed(self) -> bool: ...
+    def corruption(self) -> str | None: ...
+    def counts(self) -> tuple[int, int, int]:
+        """Return (requests in flight, abandoned ones among them, completions that matched nothing)."""
+
+# ---- the host: engine, guests' memory, requests (blobdev::vsp) ----
+
+EVENT_REQUEST: int
+EVENT_CANCEL: int
+EVENT_FILLED: int
+EVENT_CHANNEL_FAILED: int
+
+@final
+class GuestMemory:
+    """What one guest lends."""
+
+    def __new__(cls) -> GuestMemory: ...
+    def add_region(self, gpa: int, length: int, fd: int) -> None:
+        """Map a sealed memfd. ValueError: it breaks a rule; OSError: the system refuses."""
+
+    def remove_region(self, gpa: int) -> int:
+        """Forget a region; return its length, 0 if there is none."""
+
+    def clear(self) -> None: ...
+
+@final
+class HostPage:
+    """The page that its guest can only read: how long it may poll before it sleeps."""
+
+    def __new__(cls) -> HostPage: ...
+    def fileno(self) -> int: ...
+    def set_polling_us(self, polling_us: int) -> None: ...
+
+@final
+class HostRequest:
+    """One request of a guest, to be completed exactly once; dropped without, it completes with INTERNAL."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def channel(self) -> int: ...
+    @property
+    def guid(self) -> bytes: ...
+    @property
+    def timeout_ms(self) -> int: ...
+    @property
+    def data_length(self) -> int: ...
+    @property
+    def data_valid(self) -> int: ...
+    @property
+    def response_capacity(self) -> int: ...
+    def head(self) -> tuple[str, str, str, str, FieldPairs, bytes]:
+        """Return (method, scheme, authority, path, fields, content) of the private copy."""
+
+    def read_data(self) -> bytes:
+        """Copy the guest's content to private bytes."""
+
+    def store_data(self, fd: int, offset: int, digest: Digest) -> None:
+        """Write the guest's content to *fd* at *offset* block by block: copy, digest the copy, write the copy."""
+
+    def complete(self, status: int, response: bytes, needed: int | None = None) -> bool:
+        """Complete; False when it was completed before. needed: the capacity to report with INSUFFICIENT_BUFFER."""
+
+    def complete_with_bytes(self, response: bytes, content: bytes) -> bool:
+        """Place *content* in the data buffer, then complete with status 0."""
+
+    def complete_with_files(self, response: bytes, runs: list[tuple[int, int, int]]) -> bool:
+        """Have filler threads read (fd, offset, length) runs into the data buffer and complete; EVENT_FILLED follows."""
+
+@final
+class HostEngine:
+    """The host's data plane: workers that serve rings, fillers that read files, a queue to the control plane."""
+
+    def __new__(cls, workers: int, fillers: int) -> HostEngine: ...
+    def fileno(self) -> int:
+        """Return the descriptor that is readable while events wait."""
+
+    def take(self, limit: int) -> list[tuple[int, Any]]:
+        """Take up to *limit* events: (EVENT_REQUEST, HostRequest), (EVENT_CANCEL | EVENT_FILLED, id),
+        (EVENT_CHANNEL_FAILED, (key, reason))."""
+
+    def open_channel(
+        self, key: int, memory: GuestMemory, pfns: Sequence[int], downstream: int, credits: int
+    ) -> tuple[int, int]:
+        """Open a channel on rings in these pages; return (eventfd, socket) for the guest, the caller's to close."""
+
+    def close_channel(self, key: int) -> None: ...
+    def stop(self) -> None: ...

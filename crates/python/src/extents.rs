@@ -1,10 +1,12 @@
 //! Bytes in files, for Python: checksums, stored bytes, holes.
 
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use blobdev::extents;
 use pyo3::buffer::PyBuffer;
+use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyMemoryView};
 
@@ -12,6 +14,16 @@ use crate::descriptors::{borrow, duplicate};
 
 /// Bytes above which the GIL is released around a checksum.
 const LARGE: usize = 64 * 1024;
+
+/// Turns a system call's error into the OSError that Python's own calls raise: with its errno, in the subclass for it.
+///
+/// PyO3's own conversion gives the text alone, and callers tell a full disk by its errno.
+pub(crate) fn system_error(error: io::Error) -> PyErr {
+    let Some(number) = error.raw_os_error() else { return error.into() };
+    let text = error.to_string();
+    let text = text.strip_suffix(&format!(" (os error {number})")).unwrap_or(&text);
+    PyOSError::new_err((number, text.to_owned()))
+}
 
 /// Running checksums over several stores.
 #[pyclass(frozen, module = "pvblob._native")]
@@ -33,7 +45,9 @@ impl Digest {
     /// Writes bytes to a file and adds them.
     fn write(&self, py: Python<'_>, data: &Bound<'_, PyAny>, fd: i32, offset: u64) -> PyResult<()> {
         let file = duplicate(fd)?;
-        with_bytes(data, |bytes| Ok(py.detach(|| extents::store(bytes, file.as_fd(), offset, &mut self.lock()))?))
+        with_bytes(data, |bytes| {
+            py.detach(|| extents::store(bytes, file.as_fd(), offset, &mut self.lock())).map_err(system_error)
+        })
     }
 
     #[getter]
@@ -79,12 +93,13 @@ pub(crate) fn store_bytes<'py>(
 ) -> PyResult<(u64, Option<Bound<'py, PyBytes>>)> {
     let file = duplicate(fd)?;
     let mut digest = extents::Digest::new(md5);
-    with_bytes(data, |bytes| Ok(py.detach(|| extents::store(bytes, file.as_fd(), offset, &mut digest))?))?;
+    with_bytes(data, |bytes| {
+        py.detach(|| extents::store(bytes, file.as_fd(), offset, &mut digest)).map_err(system_error)
+    })?;
     Ok((digest.crc64(), digest.md5().map(|md5| PyBytes::new(py, &md5))))
 }
 
 #[pyfunction]
 pub(crate) fn punch_hole(py: Python<'_>, fd: i32, offset: u64, length: u64) -> PyResult<()> {
-    py.detach(|| borrow(fd, |fd| extents::punch_hole(fd, offset, length)))??;
-    Ok(())
+    py.detach(|| borrow(fd, |fd| extents::punch_hole(fd, offset, length)))?.map_err(system_error)
 }
