@@ -7,7 +7,10 @@ RUST_MIN := 1.89
 
 VENV := .venv
 BIN := $(VENV)/bin
-PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,$(shell command -v $(name) 2>/dev/null)))
+# The first that runs and is new enough: a name may be a shim of pyenv's that does not.
+PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
+  $$name -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < tuple(map(int, "$(PYTHON_MIN)".split("."))))' \
+    2>/dev/null && echo $$name && break; done)
 RUST_SOURCES := $(shell find crates -name '*.rs' -o -name Cargo.toml) Cargo.toml $(wildcard Cargo.lock)
 PYTEST_ARGS ?=
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -25,11 +28,7 @@ toolchain:
 	if command -v rustc >/dev/null; then \
 	  printf '%s\n%s\n' $(RUST_MIN) "$$(rustc --version | cut -d' ' -f2)" | sort -CV || say "Rust >= $(RUST_MIN), this is $$(rustc --version): rustup update stable"; \
 	fi; \
-	test -n "$(PYTHON)" || say "Python >= $(PYTHON_MIN) (Debian: apt-get install python3 python3-venv)"; \
-	if test -n "$(PYTHON)"; then \
-	  "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < tuple(map(int, "$(PYTHON_MIN)".split("."))))' || say "Python >= $(PYTHON_MIN), $(PYTHON) is older: make PYTHON=/path/to/python3"; \
-	  "$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || say "Python's venv (Debian: apt-get install python3-venv)"; \
-	fi; \
+	test -n "$(PYTHON)" || say "Python >= $(PYTHON_MIN) with venv (Debian: apt-get install python3 python3-venv), or: make PYTHON=/path/to/python3"; \
 	if test $$missing = 1; then echo "On Debian everything but Rust: apt-get install $(SYSTEM_PACKAGES)"; exit 1; fi
 
 $(VENV)/.packages: pyproject.toml
