@@ -147,7 +147,7 @@ class GuestChannel:
     """The guest's end of an open channel; duplicates the descriptors it is given. Any thread may call."""
 
     def __new__(
-        cls, rings: Rings, bell: int, bell_socket: int, control: int, host_page: int, credits: int
+        cls, rings: Rings, bell: int, bell_socket: int, control: int, host_page: int, requests_in_flight_max: int
     ) -> GuestChannel: ...
     def submit(
         self,
@@ -252,7 +252,7 @@ class HostRequest:
         """Place *content* in the data buffer, then complete with status 0."""
 
     def complete_with_files(self, response: bytes, runs: list[tuple[int, int, int]]) -> bool:
-        """Have filler threads read (fd, offset, length) runs into the data buffer and complete; EVENT_FILLED follows."""
+        """Have fillers read (fd, offset, length) runs into the data buffer and complete; EVENT_FILLED follows."""
 
 @final
 class HostEngine:
@@ -267,7 +267,7 @@ class HostEngine:
         (EVENT_CHANNEL_FAILED, (key, reason))."""
 
     def open_channel(
-        self, key: int, memory: GuestMemory, pfns: Sequence[int], downstream: int, credits: int
+        self, key: int, memory: GuestMemory, pfns: Sequence[int], downstream: int, requests_max: int
     ) -> tuple[int, int]:
         """Open a channel on rings in these pages; return (eventfd, socket) for the guest, the caller's to close."""
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
-from tests.cli.conftest import Run
+from tests.cli.conftest import Run, environment
 
 
 def lines(text: str) -> list[dict[str, object]]:
@@ -118,17 +120,13 @@ def test_a_failed_download_leaves_the_old_file_and_no_rubbish(pvblob: Run, tmp_p
 def test_a_reader_that_has_seen_enough_is_no_failure_to_report(pvblob: Run, tmp_path: Path) -> None:
     for number in range(3):
         pvblob("put", "-", f"things/{number}", "--create", input="x")
-    script = "import subprocess, sys; p = subprocess.Popen([sys.executable, '-m', 'pvblob.cli.app', 'ls', 'things'], stdout=subprocess.PIPE, stderr=subprocess.PIPE); p.stdout.close(); print(p.stderr.read())"
-    import subprocess
-    import sys
-
-    from tests.cli.conftest import environment
-
-    socket = str(tmp_path / "bus.sock")
-    result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, env=environment(PVBLOB_SOCKET=socket), check=True
-    )
-    assert result.stdout.strip() == "b''"
+    command = [sys.executable, "-m", "pvblob.cli.app", "ls", "things"]
+    variables = environment(PVBLOB_SOCKET=str(tmp_path / "bus.sock"))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=variables) as listing:
+        assert listing.stdout is not None
+        assert listing.stderr is not None
+        listing.stdout.close()
+        assert listing.stderr.read() == b""
 
 
 def test_help_lists_every_command_with_examples(pvblob: Run) -> None:

@@ -106,9 +106,7 @@ def test_a_child_forked_in_mid_request_neither_hangs_nor_disturbs_it(
     """Rule 7: locks held by threads the child does not have are replaced; the parent's request ends normally."""
     exchange = Exchange(gated_host.socket_path)
     statuses: list[int] = []
-    waiting = threading.Thread(
-        target=lambda: statuses.append(exchange.perform(request_to("GET", "/wait/100")).status)
-    )
+    waiting = threading.Thread(target=lambda: statuses.append(exchange.perform(request_to("GET", "/wait/100")).status))
     waiting.start()
     assert gate.began.acquire(timeout=10)
     held = exchange.device().allocate(4096)

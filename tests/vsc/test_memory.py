@@ -50,9 +50,7 @@ def test_spent_memory_names_what_holds_it(live_host: Any) -> None:
     device.close()
 
 
-def test_a_request_that_does_not_fit_spent_memory_is_cut_smaller(
-    live_host: Any, request_to: RequestTo
-) -> None:
+def test_a_request_that_does_not_fit_spent_memory_is_cut_smaller(live_host: Any, request_to: RequestTo) -> None:
     """Rule 10: a request larger than what is left travels in smaller pieces."""
     device = Device(live_host.socket_path, lent_bytes_max=2 << 20)
     exchange = Exchange(device=device)

@@ -48,7 +48,6 @@ impl LentBuffer {
     }
 
     /// Writes an RFC 9292 request at the start if it fits `room` bytes; returns its size either way.
-    #[expect(clippy::too_many_arguments, reason = "the parts of a request")]
     fn write_request(
         &self,
         method: &str,

@@ -1,8 +1,8 @@
 """One REST request as a conversation with the host: which packets, in which order, into which buffers. Sans-I/O.
 
-`converse` is a generator: it yields `Lend` (I need pages) and `Transact` (send these buffers), is sent a LentBuffer or an
-Outcome, and returns the Answer. It knows design rule 6 (bodies bigger than a packet travel in pieces of one GUID) and
-where content lies; it waits for nothing, so the blocking and the asyncio Exchange drive the same code.
+`converse` is a generator: it yields `Lend` (I need pages) and `Transact` (send these buffers), is sent a LentBuffer
+or an Outcome, and returns the Answer. It knows design rule 6 (bodies bigger than a packet travel in pieces of one
+GUID) and where content lies; it waits for nothing, so the blocking and the asyncio Exchange drive the same code.
 """
 
 from __future__ import annotations
@@ -104,8 +104,9 @@ class Packet:
                 continue
             at = _pages(length)
             response = self.envelope.slice(at, len(self.envelope) - at)
-            outcome = yield Transact(self.envelope.slice(0, length), response, data, data_valid, self.guid)
-            status, response_length = outcome  # type: ignore[misc]
+            status, response_length = yield from _transact(
+                Transact(self.envelope.slice(0, length), response, data, data_valid, self.guid)
+            )
             if status == INSUFFICIENT_BUFFER and response_length > len(response):
                 self.envelope = yield from _lend(at + _pages(response_length))
                 continue
@@ -114,6 +115,11 @@ class Packet:
                 return response.read_response(response_length)
             except ValueError as broken:
                 raise RemoteProtocolError(f"the host's answer is not a Binary HTTP response: {broken}") from None
+
+
+def _transact(step: Transact) -> Generator[Step, object, tuple[int, int]]:
+    outcome = yield step
+    return outcome  # type: ignore[return-value]
 
 
 def _pages(size_bytes: int) -> int:

@@ -1,8 +1,8 @@
 """One REST request in, one Answer out: the seam between what users hold and the channel.
 
-`Exchange` (blocking) and `AsyncExchange` (asyncio) drive the same conversation (`conversation.py`) over a Device. Below
-this seam a restarted host, a full ring and bodies of any size are absorbed within the request's deadline; above it there
-are only answers and the errors of `pvblob.errors`. Both are thread-safe, fork-safe, and pickle as settings.
+`Exchange` (blocking) and `AsyncExchange` (asyncio) drive the same conversation (`conversation.py`) over a Device.
+Below this seam a restarted host, a full ring and bodies of any size are absorbed within the request's deadline; above
+it there are only answers and the errors of `pvblob.errors`. Both are thread-safe, fork-safe, and pickle as settings.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ from pvblob.vsc.device import Device
 
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import Self
 
-    from typing_extensions import Buffer, Self
+    from typing_extensions import Buffer
 
 __all__ = ["Answer", "AsyncExchange", "AsyncUploadSource", "Exchange", "UploadSource"]
 

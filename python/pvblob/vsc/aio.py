@@ -278,7 +278,7 @@ async def _wait_for_steps(handshake: Handshake, steps: Generator[None, None, T],
             loop.add_reader(handshake.fileno(), _resolve, readable)
             try:
                 await asyncio.wait_for(readable, max(0.0, deadline - time.monotonic()))
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 raise HostUnavailable(
                     "the host accepted the connection but does not answer; is it overloaded?"
                 ) from None

@@ -270,7 +270,7 @@ class Device:
         guid: bytes,
         deadline: float,
     ) -> tuple[int, int]:
-        """The same with an absolute deadline (monotonic seconds) and the caller's GUID, on the link that lent *request*.
+        """Do the same with an absolute deadline (monotonic) and the caller's GUID, on the link that lent *request*.
 
         Raises DeviceGone when the buffers belong to an earlier connection.
         """

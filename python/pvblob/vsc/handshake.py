@@ -1,8 +1,9 @@
-"""From a connected bus to an open channel: the guest's side of spec/vmbus.md §3.1, as steps that somebody else waits for.
+"""From a connected bus to an open channel: the guest's side of spec/vmbus.md §3.1, as steps that somebody else waits
+for.
 
 `open_channel` is a generator: it sends what it can, and yields whenever it needs another message from the host; the
-blocking and the asyncio Device wait in their own way. It returns a `Link`. Descriptors that arrive are owned here until
-they are handed to the data plane.
+blocking and the asyncio Device wait in their own way. It returns a `Link`. Descriptors that arrive are owned here
+until they are handed to the data plane.
 """
 
 from __future__ import annotations

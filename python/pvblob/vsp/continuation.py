@@ -1,7 +1,7 @@
 """Bodies bigger than a packet (design rule 6): kept answers that are fetched in pieces, uploads that arrive in pieces.
 
-Both are known by the guest's channel and the request's GUID, both end with the deadline of their last packet or with the
-channel, and both are bounded per guest.
+Both are known by the guest's channel and the request's GUID, both end with the deadline of their last packet or with
+the channel, and both are bounded per guest.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """From a backend's Response to the guest's buffers: where content lies, and what is kept for later pieces.
 
-Rule (design §3): content goes into the data buffer when that buffer carried no input, the content fits and it is no error;
-else into the RFC 9292 content of the response buffer; else the host keeps the answer and the guest fetches it in pieces.
-`pvblob-data-length` says how many bytes lie in the data buffer; `content-length` stays HTTP's.
+Rule (design §3): content goes into the data buffer when that buffer carried no input, the content fits and it is no
+error; else into the RFC 9292 content of the response buffer; else the host keeps the answer and the guest fetches it
+in pieces. `pvblob-data-length` says how many bytes lie in the data buffer; `content-length` stays HTTP's.
 """
 
 from __future__ import annotations

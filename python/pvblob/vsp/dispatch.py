@@ -1,8 +1,8 @@
 """From the data plane's queue to the backend and back: one task per request, exactly one completion each.
 
-The engine's descriptor wakes the loop; a batch of events is taken; each request runs as a task with its deadline. Every
-path out of a task completes its request (design rule 4), with a device status when the link is to blame and with an HTTP
-answer when the service is. This module knows no ring and no socket.
+The engine's descriptor wakes the loop; a batch of events is taken; each request runs as a task with its deadline.
+Every path out of a task completes its request (design rule 4), with a device status when the link is to blame and
+with an HTTP answer when the service is. This module knows no ring and no socket.
 """
 
 from __future__ import annotations
@@ -217,7 +217,9 @@ class Dispatcher:
 
     # ---- bodies in pieces (design rule 6)
 
-    def _download_piece(self, context: GuestContext, native: _native.HostRequest, offset: int, timeout_s: float) -> None:
+    def _download_piece(
+        self, context: GuestContext, native: _native.HostRequest, offset: int, timeout_s: float
+    ) -> None:
         held = context.continuations.kept(native.guid, timeout_s)
         if held is None or offset > held.size_bytes:
             answer = [("content-length", "0"), ("x-ms-error-code", "PvblobAnswerNotKept")]
@@ -265,9 +267,7 @@ def _number(control: dict[str, str], name: str) -> int:
     return int(text)
 
 
-def once_key(
-    guest: str, nonce: bytes, guid: bytes, request: Request, body_bytes: int, resubmission: bool
-) -> OnceKey:
+def once_key(guest: str, nonce: bytes, guid: bytes, request: Request, body_bytes: int, resubmission: bool) -> OnceKey:
     """Return the key that makes a write once-only; its digest covers the head and the body's length (design rule 4)."""
     head = repr((request.method, request.authority, request.target, request.fields.pairs(), body_bytes))
     return OnceKey(guest, nonce, guid, hashlib.sha256(head.encode()).digest(), resubmission)

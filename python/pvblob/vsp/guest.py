@@ -46,7 +46,9 @@ class Services:
 class GuestConnection:
     """One connected guest. It ends by `end`, from whichever side, and then has let go of everything."""
 
-    def __init__(self, bus: Bus, services: Services, instance_id: UUID, on_end: Callable[[GuestConnection], None]) -> None:
+    def __init__(
+        self, bus: Bus, services: Services, instance_id: UUID, on_end: Callable[[GuestConnection], None]
+    ) -> None:
         self._bus = bus
         self._services = services
         self._instance_id = instance_id
@@ -252,5 +254,3 @@ class GuestConnection:
             self._services.channel_failed.pop(key, None)
             self._services.engine.close_channel(key)
             self._services.dispatcher.detach(key)
-
-

@@ -1,8 +1,8 @@
 """The host: listens on its socket, serves each guest that connects, and stops in order.
 
-One process, one asyncio loop for everything that is decided, Rust threads for everything that is moved. A guest costs a
-bounded number of descriptors, so the host knows how many guests its limit of open files allows, and refuses the next one
-with a reason instead of failing at some later point.
+One process, one asyncio loop for everything that is decided, Rust threads for everything that is moved. A guest costs
+a bounded number of descriptors, so the host knows how many guests its limit of open files allows, and refuses the
+next one with a reason instead of failing at some later point.
 """
 
 from __future__ import annotations
