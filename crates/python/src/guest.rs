@@ -4,9 +4,10 @@ use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use blobdev::vsc::channel::{GuestChannel as Channel, Refused, Slice, Submission, Wiring, Woken, create_rings};
+use blobdev::vsc::channel::{GuestChannel as Channel, Refused, Wiring, Woken, create_rings};
 use blobdev::vsc::memory::LentMemory as Memory;
 use blobdev::vsc::pending::Token;
+use blobdev::vsc::submission::{Slice, Submission};
 use blobdev::vsc::waiting::Waiter as Wait;
 use pyo3::exceptions::{PyConnectionError, PyOSError, PyValueError};
 use pyo3::prelude::*;

@@ -7,4 +7,5 @@ pub mod channel;
 pub mod fork;
 pub mod memory;
 pub mod pending;
+pub mod submission;
 pub mod waiting;
