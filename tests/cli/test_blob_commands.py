@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
-from tests.cli.conftest import Run, environment
+from tests.cli.conftest import Run
 
 
 def lines(text: str) -> list[dict[str, object]]:
@@ -117,21 +116,19 @@ def test_a_failed_download_leaves_the_old_file_and_no_rubbish(pvblob: Run, tmp_p
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
 
-def test_a_reader_that_has_seen_enough_is_no_failure_to_report(pvblob: Run, tmp_path: Path) -> None:
-    for number in range(3):
-        pvblob("put", "-", f"things/{number}", "--create", input="x")
-    command = [sys.executable, "-m", "pvblob.cli.app", "ls", "things"]
-    variables = environment(PVBLOB_SOCKET=str(tmp_path / "bus.sock"))
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=variables) as listing:
-        assert listing.stdout is not None
-        assert listing.stderr is not None
-        listing.stdout.close()
-        assert listing.stderr.read() == b""
+def test_a_reader_that_has_seen_enough_is_no_failure_to_report(
+    pvblob: Run, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    pvblob("put", "-", "things/b", "--create", input="x")
+    listing = start("ls", "things", PVBLOB_SOCKET=str(tmp_path / "bus.sock"))
+    assert listing.stdout is not None
+    assert listing.stderr is not None
+    listing.stdout.close()
+    assert listing.stderr.read() == ""
+    assert listing.wait(30) == 1
 
 
 def test_help_lists_every_command_with_examples(pvblob: Run) -> None:
-    from pvblob.cli.app import SUMMARIES
-
     shown = pvblob("--help")
     assert shown.returncode == 0
     for command in SUMMARIES:
