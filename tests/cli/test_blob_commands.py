@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
+from pvblob.cli.app import SUMMARIES
 from tests.cli.conftest import Run
 
 
