@@ -16,6 +16,7 @@ from azure.core import MatchConditions
 from azure.core.exceptions import HttpResponseError
 from azure.storage.blob import BlobBlock, ContentSettings
 from azure.storage.blob.aio import BlobServiceClient, ContainerClient
+
 from tests.end_to_end.programs import MIB, TRICKY_NAMES, Program, failure, pattern
 
 ASYNC_PROGRAMS: list[Program] = []

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from azure.storage.blob import BlobServiceClient
 from azure.storage.blob.aio import BlobServiceClient as AsyncBlobServiceClient
-from tests.end_to_end.programs import PROGRAMS, Program
-from tests.end_to_end.programs_aio import ASYNC_PROGRAMS
 
 from pvblob.blobs.auth import DEVELOPMENT_ACCOUNT
+from tests.end_to_end.programs import PROGRAMS, Program
+from tests.end_to_end.programs_aio import ASYNC_PROGRAMS
 
 ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 CREDENTIAL = {"account_name": DEVELOPMENT_ACCOUNT, "account_key": ACCOUNT_KEY}

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+
+from pvblob.front import FrontLimits, HttpFront
 from tests.end_to_end.conftest import http_host
 from tests.front.backends import MemoryBackend
 from tests.front.wire import Wire
-
-from pvblob.front import FrontLimits, HttpFront
 
 __all__ = ["backend", "connect", "front", "http_host", "start_front", "wire"]
 

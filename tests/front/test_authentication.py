@@ -5,12 +5,12 @@ from __future__ import annotations
 from xml.etree import ElementTree
 
 import pytest
-from tests.front.backends import MemoryBackend
-from tests.front.conftest import OTHER_ACCOUNT, OTHER_KEY
-from tests.front.wire import BLOB, Wire, head
 
 from pvblob.blobs.auth import DEVELOPMENT_ACCOUNT, DEVELOPMENT_ACCOUNT_KEY
 from pvblob.front import HttpFront
+from tests.front.backends import MemoryBackend
+from tests.front.conftest import OTHER_ACCOUNT, OTHER_KEY
+from tests.front.wire import BLOB, Wire, head
 
 
 async def test_an_anonymous_request_is_challenged(wire: Wire, backend: MemoryBackend) -> None:

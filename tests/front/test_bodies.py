@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 from aiohttp import StreamReader
 from aiohttp.base_protocol import BaseProtocol
-from tests.front.backends import MemoryBackend
-from tests.front.conftest import Connect, StartFront
-from tests.front.wire import BLOB, Wire
 
 from pvblob import _native
 from pvblob.front import FrontLimits
 from pvblob.front.body import BATCH_BYTES, INLINE_BYTES_MAX, HttpBody
 from pvblob.http import Fields, Request, Response
+from tests.front.backends import MemoryBackend
+from tests.front.conftest import Connect, StartFront
+from tests.front.wire import BLOB, Wire
 
 SIZES = [1, INLINE_BYTES_MAX - 1, INLINE_BYTES_MAX, INLINE_BYTES_MAX + 1, BATCH_BYTES + 1, 5 * BATCH_BYTES + 3]
 

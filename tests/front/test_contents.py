@@ -11,14 +11,14 @@ from typing import cast
 
 import pytest
 from aiohttp.abc import AbstractStreamWriter
-from tests.front.backends import MemoryBackend
-from tests.front.conftest import Connect, StartFront
-from tests.front.wire import BLOB, Wire, head
 
 from pvblob.front import FrontLimits, HttpFront
 from pvblob.front.content import JOINED_BYTES_MAX, SLICE_BYTES, Outlet, send
 from pvblob.front.mapped import MappedFiles
 from pvblob.http import Extent, Fields, Response
+from tests.front.backends import MemoryBackend
+from tests.front.conftest import Connect, StartFront
+from tests.front.wire import BLOB, Wire, head
 
 LARGE = 3 * SLICE_BYTES + 12_345
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from tests.front.backends import MemoryBackend
-from tests.front.conftest import Connect, StartFront
-from tests.front.wire import BLOB, Wire
 
 from pvblob.front import FrontLimits
 from pvblob.http import Fields, Response
+from tests.front.backends import MemoryBackend
+from tests.front.conftest import Connect, StartFront
+from tests.front.wire import BLOB, Wire
 
 
 @pytest.mark.parametrize(

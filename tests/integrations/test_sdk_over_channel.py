@@ -21,10 +21,10 @@ from azure.core.exceptions import ServiceRequestError
 from azure.core.rest import HttpRequest
 from azure.storage.blob import BlobServiceClient
 from azure.storage.blob.aio import BlobServiceClient as AsyncBlobServiceClient
-from tests.end_to_end.programs import PROGRAMS, Program
-from tests.end_to_end.programs_aio import ASYNC_PROGRAMS
 
 from pvblob.integrations.azure_core import AsyncPvblobTransport, PvblobTransport
+from tests.end_to_end.programs import PROGRAMS, Program
+from tests.end_to_end.programs_aio import ASYNC_PROGRAMS
 
 MIB = 1 << 20
 URLS = {
