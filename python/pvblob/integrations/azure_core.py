@@ -27,6 +27,7 @@ from pvblob.integrations.azure_responses import (
     PvblobLegacyResponse,
     PvblobRestResponse,
 )
+from pvblob.integrations.process_memory import FREED_BYTES_KEPT, keep_freed_memory
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -37,21 +38,40 @@ __all__ = ["AsyncPvblobTransport", "PvblobTransport"]
 TIMEOUT_S = 60.0
 
 
-class PvblobTransport(HttpTransport[Any, Any]):
+class _Restored:
+    """What both transports do in every process they come to, made or unpickled there."""
+
+    _freed_bytes_kept: int
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        keep_freed_memory(self._freed_bytes_kept)
+
+
+class PvblobTransport(_Restored, HttpTransport[Any, Any]):
     """Sends the requests of a synchronous client to the pvblob host.
 
     socket_path: the host's socket; None: `$PVBLOB_SOCKET`, else the default.  exchange: one to share with other users;
     it stays theirs to close.  timeout_s: a request's deadline where the call itself gives none (see `deadline_s`).
+    freed_bytes_kept: how much freed memory malloc keeps in this process instead of giving it back after each response,
+    which is what most of a large download through the SDK costs (see `process_memory`); 0 leaves malloc alone.
     Safe to share between threads and clients, and across a fork; pickles as its settings. It connects at first use;
     `close` ends the channel, and a later request opens another.
     """
 
     def __init__(
-        self, socket_path: str | None = None, *, exchange: Exchange | None = None, timeout_s: float = TIMEOUT_S
+        self,
+        socket_path: str | None = None,
+        *,
+        exchange: Exchange | None = None,
+        timeout_s: float = TIMEOUT_S,
+        freed_bytes_kept: int = FREED_BYTES_KEPT,
     ) -> None:
         self._exchange = Exchange(socket_path) if exchange is None else exchange
         self._owns_exchange = exchange is None
         self._timeout_s = timeout_s
+        self._freed_bytes_kept = freed_bytes_kept
+        keep_freed_memory(freed_bytes_kept)
 
     def send(
         self,
@@ -102,18 +122,25 @@ class PvblobTransport(HttpTransport[Any, Any]):
         self.close()
 
 
-class AsyncPvblobTransport(AsyncHttpTransport[Any, Any]):
+class AsyncPvblobTransport(_Restored, AsyncHttpTransport[Any, Any]):
     """Sends the requests of an async client to the pvblob host; otherwise as `PvblobTransport`.
 
     It may be used from several event loops. Cancelling a task cancels its request at the host.
     """
 
     def __init__(
-        self, socket_path: str | None = None, *, exchange: AsyncExchange | None = None, timeout_s: float = TIMEOUT_S
+        self,
+        socket_path: str | None = None,
+        *,
+        exchange: AsyncExchange | None = None,
+        timeout_s: float = TIMEOUT_S,
+        freed_bytes_kept: int = FREED_BYTES_KEPT,
     ) -> None:
         self._exchange = AsyncExchange(socket_path) if exchange is None else exchange
         self._owns_exchange = exchange is None
         self._timeout_s = timeout_s
+        self._freed_bytes_kept = freed_bytes_kept
+        keep_freed_memory(freed_bytes_kept)
 
     async def send(
         self,
