@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use vmbus::corruption::Corruption;
 use vmbus::doorbell::{self, HostDoorbell};
 use vmbus::gpa::GuestMemory;
 use vmbus::incoming::IncomingRing;
@@ -54,6 +55,13 @@ struct Sending {
     reserved: u32,
 }
 
+/// A request taken and not yet completed.
+struct InFlight {
+    id: u64,
+    /// The guest has asked for its end already.
+    cancelled: bool,
+}
+
 /// One open channel.
 pub struct HostChannel {
     key: u64,
@@ -62,7 +70,8 @@ pub struct HostChannel {
     /// `None` once closed: the mappings of the rings are gone, late completions go nowhere.
     receiving: Mutex<Option<IncomingRing<MappedRing>>>,
     sending: Mutex<Option<Sending>>,
-    in_flight: Mutex<HashMap<u64, u64>>,
+    /// By transaction id.
+    in_flight: Mutex<HashMap<u64, InFlight>>,
     bell: HostDoorbell,
     closed: AtomicBool,
 }
@@ -150,7 +159,7 @@ impl HostChannel {
         found: &mut Vec<Event>,
     ) -> Result<Turn, String> {
         for _ in 0..PACKETS_PER_TURN {
-            if !self.reserve() {
+            if !self.reserve().map_err(|corruption| corruption.to_string())? {
                 return Ok(Turn::Stalled);
             }
             let taken = match ring.next(scratch) {
@@ -169,21 +178,13 @@ impl HostChannel {
     }
 
     /// Reserves the place of one completion; false when the guest's ring has none, and then the guest will ring.
-    fn reserve(&self) -> bool {
+    fn reserve(&self) -> Result<bool, Corruption> {
         let mut sending = lock(&self.sending);
-        let Some(sending) = sending.as_mut() else { return false };
+        let Some(sending) = sending.as_mut() else { return Ok(false) };
         let needed = (sending.reserved + 1) * COMPLETION_BYTES;
-        // A corrupt index means no room here; the ring's next write reports it.
-        if sending.ring.has_room(needed) == Ok(true) {
-            sending.reserved += 1;
-            return true;
-        }
-        if sending.ring.want_room(needed) == Ok(true) {
-            sending.reserved += 1;
-            sending.ring.clear_want();
-            return true;
-        }
-        false
+        let has_room = sending.ring.has_room(needed)? || sending.ring.want_room(needed)?;
+        sending.reserved += u32::from(has_room);
+        Ok(has_room)
     }
 
     fn unreserve(&self) {
@@ -196,8 +197,11 @@ impl HostChannel {
     fn judge(self: &Arc<Self>, packet: &Packet<'_>, found: &mut Vec<Event>) -> Result<bool, String> {
         match packet.kind {
             PacketKind::Cancel => {
-                if let Some(id) = lock(&self.in_flight).get(&packet.transaction_id) {
-                    found.push(Event::Cancel(*id));
+                // Once per request: a guest that repeats itself must not fill the control plane's queue (design rule 1).
+                if let Some(request) = lock(&self.in_flight).get_mut(&packet.transaction_id)
+                    && !std::mem::replace(&mut request.cancelled, true)
+                {
+                    found.push(Event::Cancel(request.id));
                 }
                 Ok(false)
             }
@@ -246,7 +250,7 @@ impl HostChannel {
         match in_flight.entry(transaction_id) {
             std::collections::hash_map::Entry::Occupied(_) => Err(hresult::MALFORMED),
             std::collections::hash_map::Entry::Vacant(entry) => {
-                entry.insert(id);
+                entry.insert(InFlight { id, cancelled: false });
                 Ok(())
             }
         }

@@ -118,6 +118,24 @@ impl Engine {
             let size = region.len();
             (MappedRing::new(Arc::clone(&region), 0, split), MappedRing::new(region, split, size - split))
         };
+        let opened = self.serve(key, memory, pfns, credits, from_guest, to_guest);
+        if opened.is_err() {
+            // Whatever exists of it goes again: the guest is told that it has no channel.
+            self.close_channel(key);
+            memory.write().unwrap_or_else(PoisonError::into_inner).allow(pfns);
+        }
+        Ok(opened?)
+    }
+
+    fn serve(
+        &self,
+        key: u64,
+        memory: &SharedGuestMemory,
+        pfns: &[u64],
+        credits: usize,
+        from_guest: MappedRing,
+        to_guest: MappedRing,
+    ) -> io::Result<(OwnedFd, OwnedFd)> {
         let (channel, eventfd, socket) = HostChannel::open(key, credits, Arc::clone(memory), from_guest, to_guest)?;
         let (channel, worker) = (Arc::new(channel), Arc::clone(&self.workers[key as usize % self.workers.len()]));
         let serving = Serving {
