@@ -1,0 +1,73 @@
+"""A host to be attacked: the real one, in a process of its own, that tells how much of everything it holds.
+
+Run as `python -m tests.faults.host_process SOCKET STORE_DIR`. Each line on standard input is answered by one line of
+JSON on standard output; the end of the input stops the host. Requests to `/wait/…` wait until they are cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from pathlib import Path
+
+from pvblob.blobs.service import EmbeddedService
+from pvblob.http import Body, Request, Response
+from pvblob.vsp.host import Host
+
+
+class Waiting:
+    """The embedded service, but `/wait/…` never answers."""
+
+    def __init__(self, service: EmbeddedService) -> None:
+        self.service = service
+        self.waiting = 0
+
+    async def execute(self, request: Request, body: Body) -> Response:
+        if not request.target.startswith("/wait/"):
+            return await self.service.execute(request, body)
+        self.waiting += 1
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            self.waiting -= 1
+        raise AssertionError("nobody answers it")
+
+
+def holdings(host: Host, backend: Waiting) -> dict[str, int]:
+    """Count what the host holds for its guests."""
+    dispatcher = host.dispatcher
+    contexts = list(dispatcher._guests.values())
+    store = backend.service._store
+    assert store is not None
+    return {
+        "guests": host.guests,
+        "channels": len(contexts),
+        "requests": len(dispatcher._running),
+        "waiting": backend.waiting,
+        "answers_kept": sum(len(context.continuations._kept) for context in contexts),
+        "uploads": sum(len(context.continuations._uploads) for context in contexts),
+        "pins": sum(store.extents._pins.values()),
+        "tasks": len(asyncio.all_tasks()),
+    }
+
+
+async def serve(socket_path: Path, store_dir: Path) -> None:
+    loop = asyncio.get_running_loop()
+    with EmbeddedService(store_dir, durability="none") as service:
+        backend = Waiting(service)
+        async with Host(backend, socket_path, timeout_s_max=30.0, lent_bytes_max=256 << 20, workers=2) as host:
+            reader = asyncio.StreamReader()
+            transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+            sys.stdout.write("ready\n")
+            sys.stdout.flush()
+            while await reader.readline():
+                sys.stdout.write(json.dumps(holdings(host, backend)) + "\n")
+                sys.stdout.flush()
+            transport.close()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    asyncio.run(serve(Path(sys.argv[1]), Path(sys.argv[2])))
