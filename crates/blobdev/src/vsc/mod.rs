@@ -7,5 +7,6 @@ pub mod channel;
 pub mod fork;
 pub mod memory;
 pub mod pending;
+mod runs;
 pub mod submission;
 pub mod waiting;
