@@ -3,7 +3,7 @@
 Every function that copies bulk data or waits releases the GIL. `Buffer` is anything with the buffer protocol.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, final
 
 from typing_extensions import Buffer
@@ -189,6 +189,56 @@ class GuestChannel:
     def corruption(self) -> str | None: ...
     def counts(self) -> tuple[int, int, int]:
         """Return (requests in flight, abandoned ones among them, completions that matched nothing)."""
+
+@final
+class ReadPlan:
+    """How to read ranges of one blob under fixed conditions, on one connection; each read is one call.
+
+    The `read_` methods give the value of the expected answer; for any other answer of the service a tuple
+    `(message, placed)`: the RFC 9292 response, and what was placed, None when that is not all of a successful answer's
+    content; False when the time is over; and None when the read is to be done the general way (no credit, no room, no
+    pages, the channel has ended, a device status). Signal handlers run while they wait; what these raise cancels the
+    read.
+    """
+
+    def __new__(
+        cls,
+        channel: GuestChannel,
+        memory: LentMemory,
+        pump: Callable[[], None],
+        control: tuple[str, str, str, str],
+        fields: Sequence[tuple[str, str]],
+        range_field: int,
+        timeout_ms: int,
+        give_up_s: float,
+        length_max: int,
+    ) -> ReadPlan:
+        """Prepare a plan.
+
+        pump: handles control messages while a call waits.  control: method, scheme, authority, target.
+        range_field: position of the field whose value becomes the range.  timeout_ms: the host's deadline.
+        give_up_s: how long to wait for its answer.  length_max: longer reads, and empty ones, give None.
+        ValueError: a part is illegal in a request.
+        """
+
+    def learn(self, message: bytes, volatile: Sequence[str], value: object) -> bool:
+        """Expect answers like *message* (206) from now on; `read_into` returns *value* for them, unless it is None.
+
+        Fields must be the same, those named in *volatile* aside; lengths and Content-Range must be right for each read.
+        False: it is no answer to expect.
+        """
+
+    def read_into(self, out: Buffer, offset: int) -> Any:
+        """Fill *out* from byte *offset* of the blob; a LentBuffer of this connection is filled by the host.
+
+        placed: bytes. The expected answer must fill it whole.
+        """
+
+    def read_bytes(self, offset: int, length: int) -> Any:
+        """Return *length* bytes from *offset*, or as many as there are. placed: the bytes."""
+
+    def read_lent(self, offset: int, length: int) -> Any:
+        """Do the same without a copy: the value is a LentBuffer of the bytes. placed: the LentBuffer."""
 
 # ---- the host: engine, guests' memory, requests (blobdev::vsp) ----
 

@@ -11,11 +11,15 @@
 
 mod decode;
 mod encode;
+mod shape;
+mod template;
 
 use std::fmt;
 
 pub use decode::{Fields, RequestHead, ResponseHead, decode_request, decode_response};
 pub use encode::{EncodeError, Part, encode_request, encode_response};
+pub use shape::AnswerShape;
+pub use template::RequestTemplate;
 
 /// Longest head in bytes: everything before the content's length.
 pub const HEAD_SIZE_MAX: usize = 64 * 1024;

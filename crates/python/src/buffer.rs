@@ -31,6 +31,79 @@ impl LentBuffer {
     }
 }
 
+/// A program's own writable memory, exported by a Python object for as long as a call lasts.
+pub(crate) struct OutBuffer(ffi::Py_buffer);
+
+// SAFETY: the exporter keeps the memory where it is until the release, whichever thread touches it; the buffer protocol
+// leaves it to programs not to use one buffer from two threads, and a copy that races with such a use gives bytes that are
+// as arbitrary as that program asked for.
+unsafe impl Sync for OutBuffer {}
+
+impl OutBuffer {
+    /// Lends `object`'s memory to `function`; `None` when it has none that is writable and contiguous.
+    pub(crate) fn with<R>(object: &Bound<'_, PyAny>, function: impl FnOnce(Option<&Self>) -> R) -> R {
+        let mut out = Self(ffi::Py_buffer::new());
+        let flags = ffi::PyBUF_SIMPLE | ffi::PyBUF_WRITABLE;
+        // SAFETY: `object` lives and `out.0` is ours to be filled. It is neither moved nor copied until its release below.
+        let status = unsafe { ffi::PyObject_GetBuffer(object.as_ptr(), &raw mut out.0, flags) };
+        if status != 0 {
+            drop(PyErr::take(object.py()));
+            return function(None);
+        }
+        let result = function(Some(&out));
+        // SAFETY: filled above, released once, with the GIL held as before.
+        unsafe { ffi::PyBuffer_Release(&raw mut out.0) };
+        result
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        usize::try_from(self.0.len).unwrap_or(0)
+    }
+
+    /// Copies the first `length` bytes of lent memory to its start. Panics if it is shorter.
+    pub(crate) fn fill(&self, from: &LentSlice, length: usize) {
+        assert!(length <= self.len(), "{length} bytes for a buffer of {}", self.len());
+        let source = from.pages.region().address(from.pages.offset() + from.offset, length);
+        // SAFETY: the source is mapped while `from` lives (address() has checked the length), the target is exported for
+        // `len()` bytes. They may overlap when the program exports lent memory itself, so it is a move.
+        unsafe { std::ptr::copy(source, self.0.buf.cast::<u8>(), length) };
+    }
+}
+
+/// Makes `bytes` of the first `length` bytes of lent memory; without the GIL when they are many.
+pub(crate) fn bytes_of<'py>(py: Python<'py>, from: &LentSlice, length: usize) -> PyResult<Bound<'py, PyBytes>> {
+    let size = ffi::Py_ssize_t::try_from(length).map_err(|_| PyBufferError::new_err("too long"))?;
+    // SAFETY: a null source asks for uninitialised bytes, which nobody sees before they are filled below.
+    let object = unsafe { ffi::PyBytes_FromStringAndSize(std::ptr::null(), size) };
+    // SAFETY: a new reference, or null with an exception set.
+    let object = unsafe { Bound::from_owned_ptr_or_err(py, object) }?;
+    // SAFETY: it is a bytes object of `size` bytes, just made; the limited API gives its address in no other way.
+    let target = Target(unsafe { ffi::PyBytes_AsString(object.as_ptr()) }.cast::<u8>());
+    let source = from.pages.region().address(from.pages.offset() + from.offset, length);
+    let source = Target(source);
+    without_gil_if_large(py, length, || {
+        let (source, target) = (&source, &target);
+        // SAFETY: both are valid for `length` bytes (address() has checked the source, mapped while `from` lives); the
+        // target is private memory that nobody else knows yet, so they do not overlap.
+        unsafe { std::ptr::copy_nonoverlapping(source.0, target.0, length) };
+    });
+    Ok(object.cast_into::<PyBytes>()?)
+}
+
+/// An address that a copy may use in a thread that holds no GIL.
+struct Target(*mut u8);
+
+// SAFETY: an address makes no claim; what it is used for is argued where it is used.
+unsafe impl Sync for Target {}
+
+/// Bytes from which on a copy takes long enough to let other threads run.
+const LARGE: usize = 256 * 1024;
+
+/// Runs a copy of `length` bytes, other threads running meanwhile if it takes long.
+pub(crate) fn without_gil_if_large(py: Python<'_>, length: usize, copy: impl FnOnce() + Send) {
+    if length >= LARGE { py.detach(copy) } else { copy() }
+}
+
 #[pymethods]
 impl LentBuffer {
     fn __len__(&self) -> usize {

@@ -26,7 +26,7 @@ pub(crate) fn text<'py>(py: Python<'py>, bytes: &[u8]) -> Bound<'py, PyString> {
 }
 
 /// Turns text into bytes, one each. ValueError: a character above U+00FF; `part` says where.
-fn latin1(text: &str, part: impl Display) -> PyResult<Cow<'_, [u8]>> {
+pub(crate) fn latin1(text: &str, part: impl Display) -> PyResult<Cow<'_, [u8]>> {
     if text.is_ascii() {
         return Ok(Cow::Borrowed(text.as_bytes()));
     }
@@ -43,9 +43,9 @@ pub(crate) fn decoded_fields<'py>(py: Python<'py>, fields: bhttp::Fields<'_>) ->
     fields.map(|(name, value)| (text(py, name), text(py, value))).collect()
 }
 
-type Line<'a> = (Cow<'a, [u8]>, Cow<'a, [u8]>);
+pub(crate) type Line<'a> = (Cow<'a, [u8]>, Cow<'a, [u8]>);
 
-fn lines(fields: &FieldPairs) -> PyResult<Vec<Line<'_>>> {
+pub(crate) fn lines(fields: &FieldPairs) -> PyResult<Vec<Line<'_>>> {
     fields.iter().enumerate().map(|(index, (name, value))| line(Part::Field(index), name, value)).collect()
 }
 

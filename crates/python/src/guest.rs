@@ -4,9 +4,10 @@ use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use blobdev::vsc::channel::{GuestChannel as Channel, Refused, Wiring, Woken, create_rings};
+use blobdev::vsc::channel::{GuestChannel as Channel, Refused, Wiring, create_rings};
 use blobdev::vsc::memory::LentMemory as Memory;
 use blobdev::vsc::pending::Token;
+use blobdev::vsc::receiving::{Awaited, Woken};
 use blobdev::vsc::submission::{Slice, Submission};
 use blobdev::vsc::waiting::Waiter as Wait;
 use pyo3::exceptions::{PyConnectionError, PyOSError, PyValueError};
@@ -28,7 +29,7 @@ const SIGNAL_CHECK_PERIOD: Duration = Duration::from_millis(200);
 
 /// The page allocator of one connection.
 #[pyclass(frozen, module = "pvblob._native")]
-pub(crate) struct LentMemory(Arc<Memory>);
+pub(crate) struct LentMemory(pub(crate) Arc<Memory>);
 
 #[pymethods]
 impl LentMemory {
@@ -114,7 +115,7 @@ impl Waiter {
 
 /// The guest's end of an open channel.
 #[pyclass(frozen, module = "pvblob._native")]
-pub(crate) struct GuestChannel(Channel);
+pub(crate) struct GuestChannel(pub(crate) Arc<Channel>);
 
 #[pymethods]
 impl GuestChannel {
@@ -124,7 +125,8 @@ impl GuestChannel {
             .map_err(|error| PyOSError::new_err(format!("the host's page: {error}")))?;
         let bell = GuestDoorbell::new(duplicate(bell)?, duplicate(bell_socket)?)?;
         let rings = Arc::clone(&rings.region);
-        Ok(Self(Channel::new(Wiring { rings, bell, control: duplicate(control)?, host_page, credits })))
+        let channel = Channel::new(Wiring { rings, bell, control: duplicate(control)?, host_page, credits })?;
+        Ok(Self(Arc::new(channel)))
     }
 
     /// Returns a token, or None when credits or ring room are spent at the moment.
@@ -159,18 +161,14 @@ impl GuestChannel {
 
     /// Blocks until the token is done (None: until anything happens); returns a WAIT_ value. Signal handlers run.
     fn wait(&self, py: Python<'_>, waiter: &Waiter, token: Option<u64>, timeout_s: f64) -> PyResult<u8> {
-        let token = token.map(Token::from_bits);
+        let awaited = token.map_or(Awaited::Change, |token| Awaited::Completion(Token::from_bits(token)));
         let deadline = Instant::now() + Duration::try_from_secs_f64(timeout_s.clamp(0.0, 1e9)).unwrap_or_default();
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match py.detach(|| self.0.wait(&waiter.0, token, left.min(SIGNAL_CHECK_PERIOD))) {
-                Woken::Ready => return Ok(WAIT_READY),
-                Woken::Control => return Ok(WAIT_CONTROL),
-                Woken::Closed => return Ok(WAIT_CLOSED),
-                Woken::TimedOut if left <= SIGNAL_CHECK_PERIOD => return Ok(WAIT_TIMED_OUT),
-                Woken::TimedOut | Woken::Interrupted => py.check_signals()?,
-            }
-        }
+        Ok(match wait(py, &self.0, &waiter.0, awaited, deadline)? {
+            Woken::Ready => WAIT_READY,
+            Woken::Control => WAIT_CONTROL,
+            Woken::Closed => WAIT_CLOSED,
+            Woken::TimedOut | Woken::Interrupted => WAIT_TIMED_OUT,
+        })
     }
 
     /// Returns (status, response length) of a completed request and frees its slot; None while it is in flight.
@@ -232,6 +230,24 @@ impl GuestChannel {
     /// (in flight, abandoned, completions that matched nothing).
     fn counts(&self) -> (usize, usize, u64) {
         self.0.counts()
+    }
+}
+
+/// Blocks without the GIL until the awaited is there; Python's signal handlers run meanwhile and may raise.
+pub(crate) fn wait(
+    py: Python<'_>,
+    channel: &Channel,
+    waiter: &Arc<Wait>,
+    awaited: Awaited,
+    deadline: Instant,
+) -> PyResult<Woken> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match py.detach(|| channel.wait(waiter, awaited, left.min(SIGNAL_CHECK_PERIOD))) {
+            Woken::TimedOut if left <= SIGNAL_CHECK_PERIOD => return Ok(Woken::TimedOut),
+            Woken::TimedOut | Woken::Interrupted => py.check_signals()?,
+            woken => return Ok(woken),
+        }
     }
 }
 

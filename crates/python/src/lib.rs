@@ -8,6 +8,7 @@ mod descriptors;
 mod extents;
 mod guest;
 mod host;
+mod reads;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -32,6 +33,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<guest::Rings>()?;
     module.add_class::<guest::Waiter>()?;
     module.add_class::<guest::GuestChannel>()?;
+    module.add_class::<reads::ReadPlan>()?;
     module.add_class::<host::GuestMemory>()?;
     module.add_class::<host::HostPage>()?;
     module.add_class::<host::HostEngine>()?;

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,6 +16,7 @@ from pvblob.client import answers, batch, bodies
 from pvblob.client.exchange import Exchange
 from pvblob.client.handles import ContainerHandle
 from pvblob.client.operations import DEVELOPMENT_ACCOUNT, STREAM_BYTES, Call, Operations, WriteOptions, block_id
+from pvblob.client.reads import Reads
 
 if TYPE_CHECKING:
     from typing import Self
@@ -39,6 +41,7 @@ class Client:
         self._exchange = exchange
         self._operations = Operations(account)
         self._timeout_s = timeout_s
+        self._reads = Reads(exchange.device(), self._operations, timeout_s)
 
     @classmethod
     def connect(
@@ -74,8 +77,13 @@ class Client:
         Fewer than *length* bytes mean that the blob ends there. Raises NotFound; InvalidRange if *offset* lies at or
         past the end (an empty blob read from 0 is b""); PreconditionFailed. Source: Azure REST, "Get Blob".
         """
+        began_at = monotonic()
+        if length:
+            content = self._reads.content((container, blob, if_match, if_none_match), offset, length)
+            if content is not None:
+                return content
         request = self._operations.read(container, blob, offset, length, if_match, if_none_match)
-        return answers.content(self._exchange.perform(request, timeout_s=self._timeout_s), request, offset)
+        return answers.content(self._exchange.perform(request, timeout_s=self._left_s(began_at)), request, offset)
 
     def read_into(
         self, container: str, blob: str, buffer: Buffer, offset: int = 0, *, if_match: str | None = None
@@ -88,10 +96,14 @@ class Client:
         Raises NotFound; PreconditionFailed; InvalidRange if offset + n passes the end (what lies before the end may
         have been placed, the rest of the buffer is untouched). Source: Azure REST, "Get Blob".
         """
+        began_at = monotonic()
+        known = self._reads.into((container, blob, if_match, None), buffer, offset)
+        if known is not None:
+            return known
         size_bytes = memoryview(buffer).nbytes
         request = self._operations.read(container, blob, offset, size_bytes, if_match, None)
         if size_bytes:
-            answer = self._exchange.perform_into(request, buffer, timeout_s=self._timeout_s)
+            answer = self._exchange.perform_into(request, buffer, timeout_s=self._left_s(began_at))
         else:
             answer = self._exchange.perform(request, timeout_s=self._timeout_s)
         return answers.filled(answer, request, blob, offset, size_bytes)
@@ -105,15 +117,18 @@ class Client:
         them is dropped. *offset* and *length* as in `get`; without *length* the size is asked for first, and the same
         version is read. Raises what `get` raises; LentMemoryExhausted names the views held when there is no room.
         """
+        began_at = monotonic()
         if length is None:
             known = self._run(self._operations.stat(container, blob, if_match))
             # Past the end one byte is asked for, so that the service itself refuses the range.
             length, if_match = max(known.size_bytes - offset, 1 if offset else 0), known.etag
+        if (view := self._reads.view((container, blob, if_match, None), offset, length)) is not None:
+            return view
         request = self._operations.read(container, blob, offset, length, if_match, None)
         if length == 0:
             answers.check(self._exchange.perform(request, timeout_s=self._timeout_s), request)
             return memoryview(b"")
-        answer = self._exchange.perform_view(request, size_bytes_max=length, timeout_s=self._timeout_s)
+        answer = self._exchange.perform_view(request, size_bytes_max=length, timeout_s=self._left_s(began_at))
         if answer.view is not None and answer.status < 300:
             return answer.view
         return memoryview(answers.content(answer, request, offset))
@@ -261,6 +276,10 @@ class Client:
 
     def __repr__(self) -> str:
         return f"Client(account={self.account!r}, timeout_s={self._timeout_s})"
+
+    def _left_s(self, began_at: float) -> float:
+        """Return what is left of a request's time, for the general path after the short one."""
+        return self._timeout_s - (monotonic() - began_at)
 
     def _run(self, call: Call[T]) -> T:
         return call.interpret(self._exchange.perform(call.request, call.body, timeout_s=self._timeout_s))

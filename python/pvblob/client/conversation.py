@@ -264,7 +264,7 @@ def download(packet: Packet, sink: Sink, room_bytes: int) -> Conversation:
     """Converse about a request without a body. Error answers (status ≥ 300) always come as `content`."""
     data = (yield from sink.buffer(room_bytes)) if room_bytes else None
     status, pairs, content = yield from packet.send(data, 0)
-    placed, fields = _placed(pairs)
+    placed, fields = placed_and_fields(pairs)
     if placed is None:  # no bytes in the data buffer: they are in the message, or there are none
         return _answer_in_message(sink, status, fields, content)
     if status >= 300 and not isinstance(sink, BytesSink):
@@ -276,7 +276,7 @@ def download(packet: Packet, sink: Sink, room_bytes: int) -> Conversation:
     while placed < total:
         data = yield from sink.buffer(min(PIECE_BYTES, total - placed))
         piece_status, pairs, _ = yield from packet.send(data, 0, (("pvblob-body-offset", str(placed)),))
-        got, _ = _placed(pairs)
+        got, _ = placed_and_fields(pairs)
         if piece_status != 200 or not got:
             raise AnswerLost(f"the host no longer keeps the rest of {packet.request.target} at byte {placed}")
         sink.take(data, got)
@@ -294,7 +294,7 @@ def _answer_in_message(sink: Sink, status: int, fields: Fields, content: bytes) 
     return sink.finish(status, fields) if status < 300 and not content else Answer(status, fields, content)
 
 
-def _placed(pairs: list[tuple[str, str]]) -> tuple[int | None, Fields]:
+def placed_and_fields(pairs: list[tuple[str, str]]) -> tuple[int | None, Fields]:
     """Return (bytes the host put into the data buffer or None, the answer's own fields)."""
     if not any(name.startswith("pvblob-") for name, _ in pairs):
         return None, Fields.lowered(pairs)
@@ -333,7 +333,7 @@ def _piece_fields(offset: int, size_bytes: int) -> tuple[tuple[str, str], ...]:
 
 def _upload_answer(packet: Packet, status: int, pairs: list[tuple[str, str]], content: bytes) -> Conversation:
     """The answer to an upload comes in the message; one that is too large for it is fetched like a download."""
-    placed, fields = _placed(pairs)
+    placed, fields = placed_and_fields(pairs)
     total = int(fields.get("content-length") or 0)
     if placed is None or content or not total:
         return Answer(status, fields, content)
@@ -341,7 +341,7 @@ def _upload_answer(packet: Packet, status: int, pairs: list[tuple[str, str]], co
     while placed < total:
         data = yield from _lend(min(PIECE_BYTES, total - placed))
         piece_status, pairs, _ = yield from packet.send(data, 0, (("pvblob-body-offset", str(placed)),))
-        got, _ = _placed(pairs)
+        got, _ = placed_and_fields(pairs)
         if piece_status != 200 or not got:
             raise RemoteProtocolError("the host executed the request but no longer keeps its answer")
         parts.append(bytes(memoryview(data)[:got]))

@@ -39,6 +39,13 @@ pub struct Fields<'a> {
     section: &'a [u8],
 }
 
+impl Fields<'_> {
+    /// Returns the length in bytes of the lines that are left.
+    pub(super) fn size(&self) -> usize {
+        self.section.len()
+    }
+}
+
 impl<'a> Iterator for Fields<'a> {
     type Item = (&'a [u8], &'a [u8]);
 
@@ -79,9 +86,9 @@ pub fn decode_response(message: &[u8]) -> Result<ResponseHead<'_>, Broken> {
     Ok(ResponseHead { status, fields, content: reader.rest()? })
 }
 
-struct Reader<'a> {
-    message: &'a [u8],
-    at: usize,
+pub(super) struct Reader<'a> {
+    pub message: &'a [u8],
+    pub at: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -89,7 +96,7 @@ impl<'a> Reader<'a> {
         self.at == self.message.len()
     }
 
-    fn bytes(&mut self, length: usize) -> Result<&'a [u8], Broken> {
+    pub fn bytes(&mut self, length: usize) -> Result<&'a [u8], Broken> {
         let cut_short = Broken { rule: Rule::Truncated, at: self.at };
         let bytes = self.message[self.at..].get(..length).ok_or(cut_short)?;
         self.at += length;
@@ -106,7 +113,7 @@ impl<'a> Reader<'a> {
         Ok(value)
     }
 
-    fn length(&mut self, limit: usize) -> Result<usize, Broken> {
+    pub fn length(&mut self, limit: usize) -> Result<usize, Broken> {
         let begun_at = self.at;
         match usize::try_from(self.integer()?) {
             Ok(length) if length <= limit => Ok(length),
@@ -114,7 +121,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn vector(&mut self, limit: usize) -> Result<&'a [u8], Broken> {
+    pub fn vector(&mut self, limit: usize) -> Result<&'a [u8], Broken> {
         let length = self.length(limit)?;
         self.bytes(length)
     }

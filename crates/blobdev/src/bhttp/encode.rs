@@ -140,7 +140,7 @@ fn section_size<'f>(fields: impl Iterator<Item = (&'f [u8], &'f [u8])>) -> Resul
     Ok(size)
 }
 
-fn integer_size(value: usize) -> usize {
+pub(super) fn integer_size(value: usize) -> usize {
     match value {
         0..0x40 => 1,
         0x40..0x4000 => 2,
@@ -149,23 +149,23 @@ fn integer_size(value: usize) -> usize {
     }
 }
 
-fn vector_size(bytes: &[u8]) -> usize {
+pub(super) fn vector_size(bytes: &[u8]) -> usize {
     integer_size(bytes.len()) + bytes.len()
 }
 
-struct Writer<'a> {
-    into: &'a mut [u8],
-    at: usize,
+pub(super) struct Writer<'a> {
+    pub into: &'a mut [u8],
+    pub at: usize,
 }
 
 impl Writer<'_> {
-    fn bytes(&mut self, bytes: &[u8]) {
+    pub fn bytes(&mut self, bytes: &[u8]) {
         self.into[self.at..self.at + bytes.len()].copy_from_slice(bytes);
         self.at += bytes.len();
     }
 
     /// A variable-length integer (RFC 9000 §16) in its shortest encoding.
-    fn integer(&mut self, value: usize) {
+    pub fn integer(&mut self, value: usize) {
         let bytes = (value as u64).to_be_bytes();
         match integer_size(value) {
             1 => self.bytes(&[bytes[7]]),
@@ -178,7 +178,7 @@ impl Writer<'_> {
         }
     }
 
-    fn vector(&mut self, bytes: &[u8]) {
+    pub fn vector(&mut self, bytes: &[u8]) {
         self.integer(bytes.len());
         self.bytes(bytes);
     }

@@ -5,8 +5,12 @@
 
 pub mod channel;
 pub mod fork;
+mod guid;
 pub mod memory;
 pub mod pending;
+pub mod read;
+pub mod receiving;
 mod runs;
+pub mod seats;
 pub mod submission;
 pub mod waiting;

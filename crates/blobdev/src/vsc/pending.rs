@@ -44,9 +44,12 @@ pub struct Outcome {
     pub response_length_reported: u32,
 }
 
+/// The pages of a request's data, request and response buffers; often the same ones.
+pub type Held = [Option<Arc<Pages>>; 3];
+
 enum State {
     Free { next: Option<u32> },
-    InFlight { waiter: Option<Arc<Waiter>>, capacity: u32, _pages: Vec<Arc<Pages>> },
+    InFlight { waiter: Option<Arc<Waiter>>, capacity: u32, _pages: Held },
     Done(Outcome),
 }
 
@@ -84,7 +87,7 @@ impl PendingTable {
     }
 
     /// Takes a slot for a request whose buffers lie in `pages`; `None` when every credit is spent.
-    pub fn insert(&mut self, waiter: Arc<Waiter>, capacity: u32, pages: Vec<Arc<Pages>>) -> Option<Token> {
+    pub fn insert(&mut self, waiter: Arc<Waiter>, capacity: u32, pages: Held) -> Option<Token> {
         let index = self.free?;
         let slot = &mut self.slots[index as usize];
         let State::Free { next } = slot.state else { unreachable!("the free list holds free slots only") };
@@ -205,16 +208,16 @@ mod tests {
     #[test]
     fn ids_begin_at_one_and_every_credit_is_used_once() {
         let (mut table, waiter) = table(2);
-        let first = table.insert(waiter.clone(), 10, vec![]).unwrap();
-        let second = table.insert(waiter.clone(), 10, vec![]).unwrap();
+        let first = table.insert(waiter.clone(), 10, Held::default()).unwrap();
+        let second = table.insert(waiter.clone(), 10, Held::default()).unwrap();
         assert_eq!((first.transaction_id(), second.transaction_id()), (1, 2));
-        assert!(table.insert(waiter, 10, vec![]).is_none(), "credits are a value, spec §2.5");
+        assert!(table.insert(waiter, 10, Held::default()).is_none(), "credits are a value, spec §2.5");
     }
 
     #[test]
     fn h9_a_second_completion_and_unknown_ids_are_refused() {
         let (mut table, waiter) = table(2);
-        let token = table.insert(waiter, 10, vec![]).unwrap();
+        let token = table.insert(waiter, 10, Held::default()).unwrap();
         assert!(matches!(table.complete(1, 0, 4), Matched::Waited(_, done) if done == token));
         for id in [0, 1, 2, 3, u64::MAX] {
             assert!(matches!(table.complete(id, 0, 4), Matched::Unknown), "id {id}");
@@ -226,7 +229,7 @@ mod tests {
     #[test]
     fn h23_a_response_length_is_clamped_to_the_capacity() {
         let (mut table, waiter) = table(1);
-        let token = table.insert(waiter, 10, vec![]).unwrap();
+        let token = table.insert(waiter, 10, Held::default()).unwrap();
         table.complete(1, 0, 4_000_000_000);
         let outcome = table.take(token).unwrap();
         assert_eq!((outcome.response_length, outcome.response_length_reported), (10, 4_000_000_000));
@@ -235,12 +238,12 @@ mod tests {
     #[test]
     fn rule_2_an_abandoned_request_keeps_its_slot_until_its_completion() {
         let (mut table, waiter) = table(1);
-        let token = table.insert(waiter.clone(), 10, vec![]).unwrap();
+        let token = table.insert(waiter.clone(), 10, Held::default()).unwrap();
         assert!(table.abandon(token));
         assert!(!table.abandon(token), "abandoned once");
-        assert!(table.insert(waiter.clone(), 10, vec![]).is_none());
+        assert!(table.insert(waiter.clone(), 10, Held::default()).is_none());
         assert!(matches!(table.complete(1, 0, 0), Matched::Late));
-        let next = table.insert(waiter, 10, vec![]).unwrap();
+        let next = table.insert(waiter, 10, Held::default()).unwrap();
         assert_ne!(token, next, "the same slot, another request");
         assert!(!table.abandon(token), "a stale token does nothing");
         assert_eq!(Token::from_bits(next.to_bits()), next);

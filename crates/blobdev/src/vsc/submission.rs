@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::memory::Pages;
+use super::pending::Held;
 use crate::wire::{DeviceRequest, USER_REQUEST};
 
 /// A buffer of a request: bytes `offset..offset + length` of some pages.
@@ -45,12 +46,21 @@ pub struct Submission<'a> {
     pub guid: [u8; 16],
 }
 
-/// Builds the 56 bytes and the page list (data, request, response: spec/azure-blob-device.md §2.4).
-pub(super) fn describe(submission: &Submission<'_>) -> Option<(DeviceRequest, Vec<u64>)> {
-    let mut pfns = Vec::new();
-    let data_pages = submission.data.map_or(0, |data| data.push_pages(&mut pfns));
-    let request_pages = submission.request.push_pages(&mut pfns);
-    submission.response.push_pages(&mut pfns);
+impl Submission<'_> {
+    /// The pages that must stay until the completion.
+    pub(super) fn held(&self) -> Held {
+        [Some(self.request), Some(self.response), self.data].map(|slice| Some(Arc::clone(&slice?.pages)))
+    }
+}
+
+/// Returns the 56 bytes and fills the page list (data, request, response: spec/azure-blob-device.md §2.4).
+///
+/// `None`: the buffers break a limit of the device.
+pub(super) fn describe(submission: &Submission<'_>, pfns: &mut Vec<u64>) -> Option<DeviceRequest> {
+    pfns.clear();
+    let data_pages = submission.data.map_or(0, |data| data.push_pages(pfns));
+    let request_pages = submission.request.push_pages(pfns);
+    submission.response.push_pages(pfns);
     let data_length = submission.data.map_or(0, |data| data.length);
     let lengths = [submission.request.length, submission.response.length];
     if lengths.contains(&0) || pfns.len() > 8192 || submission.data_valid as usize > data_length {
@@ -69,5 +79,5 @@ pub(super) fn describe(submission: &Submission<'_>) -> Option<(DeviceRequest, Ve
         response_buffer_length: submission.response.length as u32,
         guid: submission.guid,
     };
-    Some((device, pfns))
+    Some(device)
 }

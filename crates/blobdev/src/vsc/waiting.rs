@@ -18,8 +18,10 @@ use super::pending::Token;
 /// Somebody who waits: a thread in a blocking call, or an event loop. It is woken through a descriptor of its own.
 pub struct Waiter {
     wake: OwnedFd,
-    /// Requests completed since the owner last looked. Event loops read it; a thread asks for its one token instead.
+    /// Requests completed since the owner last looked, for owners of several: event loops, batches.
     completed: Mutex<Vec<Token>>,
+    /// The owner asks for its one token instead.
+    has_one: bool,
     /// How many changes of the channel the owner has seen.
     seen: AtomicU64,
 }
@@ -27,8 +29,21 @@ pub struct Waiter {
 impl Waiter {
     /// Makes a waiter with a fresh descriptor.
     pub fn new() -> io::Result<Arc<Self>> {
+        Self::make(false)
+    }
+
+    /// Makes a waiter that never has more than one request, and is told its token's end by the pending table alone.
+    pub fn of_one() -> io::Result<Arc<Self>> {
+        Self::make(true)
+    }
+
+    fn make(has_one: bool) -> io::Result<Arc<Self>> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Arc::new(Self { wake, completed: Mutex::default(), seen: AtomicU64::new(0) }))
+        Ok(Arc::new(Self { wake, completed: Mutex::default(), has_one, seen: AtomicU64::new(0) }))
+    }
+
+    fn notes(&self) -> MutexGuard<'_, Vec<Token>> {
+        self.completed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes the descriptor readable. A full counter means that it is readable already.
@@ -43,7 +58,14 @@ impl Waiter {
 
     /// Notes a completed request for the owner.
     pub fn note(&self, token: Token) {
-        self.completed.lock().unwrap_or_else(PoisonError::into_inner).push(token);
+        if !self.has_one {
+            self.notes().push(token);
+        }
+    }
+
+    /// Tells whether requests have completed since the last [`take_completed`](Self::take_completed).
+    pub fn has_completed(&self) -> bool {
+        !self.notes().is_empty()
     }
 
     /// Takes notice of the channel's changes so far; true when there were new ones.
@@ -54,7 +76,7 @@ impl Waiter {
 
     /// Returns and forgets the requests completed since the last call.
     pub fn take_completed(&self) -> Vec<Token> {
-        std::mem::take(&mut *self.completed.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.notes())
     }
 }
 
@@ -129,6 +151,16 @@ impl Waiting {
         state.unpark(waiter);
         state.leader = Some(Arc::clone(waiter));
         true
+    }
+
+    /// A thread takes the lead if nobody has it, and otherwise does not wait: for one who looks and spins, then leaves.
+    pub fn try_lead(&self, waiter: &Arc<Waiter>) -> bool {
+        let mut state = self.lock();
+        let free = state.leader.is_none();
+        if free {
+            state.leader = Some(Arc::clone(waiter));
+        }
+        free
     }
 
     /// An event loop joins. Returns true when it must watch the doorbell itself, because no thread leads.
