@@ -8,12 +8,15 @@ for what Python parses.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import Executor
+from functools import partial
 from typing import TypeVar
 
 from pvblob import _native
 from pvblob.http import Stored
+from pvblob.vsp.turnstile import Turnstile
 
 T = TypeVar("T")
 
@@ -22,28 +25,48 @@ class PieceError(Exception):
     """A piece of an upload does not continue it: a gap, an overlap, a wrong total."""
 
 
-async def _in_thread(executor: Executor, call: Callable[[], T]) -> T:
-    """Run *call* in the pool and wait for its end even when cancelled: it works on the guest's pages and on our file.
+class BodyPool:
+    """The threads that move bodies, reached in fair turns: *turnstile* lets in no more than there are threads."""
 
-    A cancelled caller completes the request, and from then on the guest may reuse the pages and the store the space.
-    """
-    future = asyncio.get_running_loop().run_in_executor(executor, call)
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        await asyncio.wait([future])
-        raise
+    def __init__(self, executor: Executor, turnstile: Turnstile) -> None:
+        self._executor = executor
+        self._turnstile = turnstile
+
+    async def run(self, guest: int, size_bytes: int, call: Callable[[], T]) -> T:
+        """Run *call* in a thread and wait for its end even when cancelled: it works on the guest's pages and our file.
+
+        A cancelled caller completes the request, and from then on the guest may reuse the pages and the store the
+        space. guest: the channel on whose behalf; size_bytes: how much is moved.
+        """
+        await self._turnstile.enter(guest, size_bytes)
+        try:
+            future = asyncio.get_running_loop().run_in_executor(self._executor, call)
+            try:
+                return await asyncio.shield(future)
+            except asyncio.CancelledError:
+                await _outlast(future)
+                raise
+        finally:
+            self._turnstile.leave(guest, size_bytes)
+
+
+async def _outlast(future: asyncio.Future[T]) -> None:
+    """Wait for *future* through any number of further cancellations: a deadline may follow the guest's own cancel."""
+    while not future.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([future])
+    future.exception()
 
 
 class ChannelBody:
     """The body of one packet: the valid bytes of its data buffer, or the content inside its request message."""
 
-    __slots__ = ("_content", "_executor", "_request", "size_bytes")
+    __slots__ = ("_content", "_pool", "_request", "size_bytes")
 
-    def __init__(self, request: _native.HostRequest, content: bytes, executor: Executor) -> None:
+    def __init__(self, request: _native.HostRequest, content: bytes, pool: BodyPool) -> None:
         self._request = request
         self._content = content
-        self._executor = executor
+        self._pool = pool
         self.size_bytes = len(content) or request.data_valid
 
     async def read(self) -> bytes:
@@ -53,11 +76,15 @@ class ChannelBody:
     async def store(self, fd: int, offset: int, *, md5: bool) -> Stored:
         """Write the content to *fd* at *offset* in the pool; checksums are those of the private copy written."""
         digest = _native.Digest(md5)
-        if self._content:
-            content = self._content
-            await _in_thread(self._executor, lambda: digest.write(content, fd, offset))
-        else:
-            await _in_thread(self._executor, lambda: self._request.store_data(fd, offset, digest))
+        request, content = self._request, self._content
+
+        def move() -> None:
+            if content:
+                digest.write(content, fd, offset)
+            else:
+                request.store_data(fd, offset, digest)
+
+        await self._pool.run(request.channel, self.size_bytes, move)
         return Stored(digest.crc64, digest.md5())
 
 
@@ -69,10 +96,10 @@ class PiecedBody:
     """
 
     def __init__(
-        self, size_bytes: int, executor: Executor, acknowledge: Callable[[_native.HostRequest, int], None]
+        self, size_bytes: int, pool: BodyPool, acknowledge: Callable[[_native.HostRequest, int], None]
     ) -> None:
         self.size_bytes = size_bytes
-        self._executor = executor
+        self._pool = pool
         self._acknowledge = acknowledge
         self._pieces: asyncio.Queue[_native.HostRequest] = asyncio.Queue(1)
         self._fed_bytes = 0
@@ -112,7 +139,7 @@ class PiecedBody:
         digest = _native.Digest(md5)
         while self._stored_bytes < self.size_bytes:
             piece = await self._pieces.get()
-            at = offset + self._stored_bytes
-            await _in_thread(self._executor, lambda piece=piece, at=at: piece.store_data(fd, at, digest))  # type: ignore[misc]
+            move = partial(piece.store_data, fd, offset + self._stored_bytes, digest)
+            await self._pool.run(piece.channel, piece.data_valid, move)
             self._stored(piece)
         return Stored(digest.crc64, digest.md5())

@@ -1,7 +1,7 @@
 """Bodies bigger than a packet (design rule 6): kept answers that are fetched in pieces, uploads that arrive in pieces.
 
 Both are known by the guest's channel and the request's GUID, both end with the deadline of their last packet or with
-the channel, and both are bounded per guest.
+the channel, and both are bounded per guest and, by `budget.Shares`, for all guests together.
 """
 
 from __future__ import annotations
@@ -13,10 +13,23 @@ from typing import Any
 
 from pvblob import _native
 from pvblob.vsp.bodies import PiecedBody, PieceError
+from pvblob.vsp.budget import Limits, Shares
 from pvblob.vsp.delivery import HeldContent
 
 KEPT_ANSWERS_MAX = 1024
 UPLOADS_MAX = 256
+
+
+class QuotaSpent(Exception):
+    """The guest holds its share of what the host spends on all guests (0x800705AA)."""
+
+
+class Spent:
+    """What all channels together have begun and keep; one per host."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.uploads: Shares[int] = Shares(limits.uploads_max, limits.upload_bytes_max)
+        self.kept: Shares[int] = Shares(limits.kept_answers_max, limits.kept_bytes_max)
 
 
 @dataclass(slots=True)
@@ -38,10 +51,12 @@ class _Upload:
 
 
 class Continuations:
-    """What one channel has begun and not finished."""
+    """What one channel, named by *channel*, has begun and not finished."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, channel: int, spent: Spent) -> None:
         self._loop = loop
+        self._channel = channel
+        self._spent = spent
         self._kept: dict[bytes, _Kept] = {}
         self._uploads: dict[bytes, _Upload] = {}
 
@@ -50,8 +65,11 @@ class Continuations:
     def keep(self, guid: bytes, held: HeldContent, timeout_s: float) -> None:
         """Keep an answer's content for later pieces, at most *timeout_s* from its last use."""
         self.release(guid)
-        if len(self._kept) >= KEPT_ANSWERS_MAX:
+        shares, private_bytes = self._spent.kept, held.private_bytes
+        # Who keeps more than its share loses its own oldest, never another guest's.
+        while self._kept and not (len(self._kept) < KEPT_ANSWERS_MAX and shares.may_take(self._channel, private_bytes)):
             self.release(next(iter(self._kept)))
+        shares.take(self._channel, private_bytes)
         self._kept[guid] = _Kept(held, self._loop.call_later(timeout_s, self.release, guid))
 
     def kept(self, guid: bytes, timeout_s: float) -> HeldContent | None:
@@ -68,6 +86,7 @@ class Continuations:
         kept = self._kept.pop(guid, None)
         if kept is not None:
             kept.expiry.cancel()
+            self._spent.kept.give(self._channel, kept.held.private_bytes)
             kept.held.let_go()
 
     # ---- uploads
@@ -75,11 +94,17 @@ class Continuations:
     def begin(
         self, guid: bytes, body: PiecedBody, run: Callable[[], Coroutine[Any, Any, None]], timeout_s: float
     ) -> None:
-        """Start executing an upload whose first piece has been fed to *body*. Raises PieceError beyond the bound."""
+        """Start executing an upload whose first piece has been fed to *body*.
+
+        Raises PieceError when its GUID is in use, QuotaSpent beyond the bounds.
+        """
         if guid in self._uploads:
             raise PieceError("an upload of this GUID is in progress")
         if len(self._uploads) >= UPLOADS_MAX:
-            raise PieceError(f"{UPLOADS_MAX} uploads of this guest are in progress")
+            raise QuotaSpent(f"{UPLOADS_MAX} uploads of this guest are in progress")
+        if not self._spent.uploads.may_take(self._channel, body.size_bytes):
+            raise QuotaSpent(f"an upload of {body.size_bytes} bytes is more than this guest's share of the host")
+        self._spent.uploads.take(self._channel, body.size_bytes)
         task = self._loop.create_task(run())
         self._uploads[guid] = _Upload(body, task, self._loop.call_later(timeout_s, self._expire, guid))
         task.add_done_callback(lambda _task: self._ended(guid))
@@ -88,6 +113,7 @@ class Continuations:
         upload = self._uploads.pop(guid, None)
         if upload is not None:
             upload.expiry.cancel()
+            self._spent.uploads.give(self._channel, upload.body.size_bytes)
 
     def feed(self, guid: bytes, piece: _native.HostRequest, offset: int, timeout_s: float) -> None:
         """Hand a later piece to its upload. Raises PieceError when there is none or the piece does not continue it."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pvblob import _native
 from pvblob.http import Extent, FileContent, Response
+from pvblob.vsp.turnstile import Turnstile
 
 DATA_LENGTH = "pvblob-data-length"
 BODY_OFFSET = "pvblob-body-offset"
@@ -25,11 +26,12 @@ RESPONSE_BYTES_MIN = 4096
 class HeldContent:
     """Content with a count of those who may still read it; the last one to let go releases it."""
 
-    __slots__ = ("_holders", "content", "size_bytes")
+    __slots__ = ("_holders", "content", "private_bytes", "size_bytes")
 
     def __init__(self, content: bytes | FileContent) -> None:
         self.content = content
         self.size_bytes = content_size(content)
+        self.private_bytes = len(content) if isinstance(content, bytes) else 0  # what it costs in the host's memory
         self._holders = 1
 
     def hold(self) -> None:
@@ -63,20 +65,40 @@ def cut(extents: tuple[Extent, ...], offset: int, length: int) -> list[tuple[int
 
 
 class Delivery:
-    """Completes requests. `filled` runs once the data plane has read the last byte it needs of a file content."""
+    """Completes requests. `filled` runs once the data plane has read the last byte it needs of a file content.
 
-    def __init__(self) -> None:
-        self._filling: dict[int, HeldContent] = {}
+    fills: bounds what the data plane's file readers are given, so that one guest's reads do not queue before another's.
+    """
+
+    def __init__(self, fills: Turnstile) -> None:
+        self._fills = fills
+        self._filling: dict[int, tuple[HeldContent, int, int]] = {}  # by request: content, channel, bytes
 
     def filled(self, request_id: int) -> None:
         """The data plane has completed this request from files: it reads them no more."""
-        held = self._filling.pop(request_id, None)
-        if held is not None:
+        filling = self._filling.pop(request_id, None)
+        if filling is not None:
+            held, channel, size_bytes = filling
             held.let_go()
+            self._fills.leave(channel, size_bytes)
 
-    def answer(self, request: _native.HostRequest, method: str, response: Response) -> HeldContent | None:
-        """Complete *request* with *response*. Content that did not fit comes back, held for the caller to keep."""
+    async def answer(self, request: _native.HostRequest, method: str, response: Response) -> HeldContent | None:
+        """Complete *request* with *response*. Content that did not fit comes back, held for the caller to keep.
+
+        Cancelled before its turn to be filled came, it raises and has not completed the request.
+        """
         held = HeldContent(response.content)
+        try:
+            kept = await self._answer(request, method, response, held)
+        except BaseException:
+            held.let_go()
+            raise
+        if kept:
+            return held
+        held.let_go()
+        return None
+
+    async def _answer(self, request: _native.HostRequest, method: str, response: Response, held: HeldContent) -> bool:
         size = 0 if method == "HEAD" else held.size_bytes
         pairs = response.fields.pairs()
         content = response.content
@@ -86,22 +108,21 @@ class Delivery:
         if size <= room:
             if size:
                 pairs = [*pairs, (DATA_LENGTH, str(size))]
-            self._place(request, _native.encode_response(response.status, pairs, b""), held, 0, size)
+            await self._place(request, _native.encode_response(response.status, pairs, b""), held, 0, size)
         elif isinstance(content, bytes) and self._inline(request, response.status, pairs, content):
             pass
         else:
             pairs = [*pairs, (DATA_LENGTH, str(room))]
-            self._place(request, _native.encode_response(response.status, pairs, b""), held, 0, room)
-            return held
-        held.let_go()
-        return None
+            await self._place(request, _native.encode_response(response.status, pairs, b""), held, 0, room)
+            return True
+        return False
 
-    def piece(self, request: _native.HostRequest, held: HeldContent, offset: int) -> bool:
+    async def piece(self, request: _native.HostRequest, held: HeldContent, offset: int) -> bool:
         """Complete *request* with the held bytes from *offset*; True when these were the last ones."""
         room = 0 if request.data_valid else request.data_length
         length = min(room, held.size_bytes - offset)
         fields = [("content-length", str(held.size_bytes)), (DATA_LENGTH, str(length))]
-        self._place(request, _native.encode_response(200, fields, b""), held, offset, length)
+        await self._place(request, _native.encode_response(200, fields, b""), held, offset, length)
         return offset + length == held.size_bytes
 
     @staticmethod
@@ -114,7 +135,9 @@ class Delivery:
         request.complete(0, whole)
         return True
 
-    def _place(self, request: _native.HostRequest, head: bytes, held: HeldContent, offset: int, length: int) -> None:
+    async def _place(
+        self, request: _native.HostRequest, head: bytes, held: HeldContent, offset: int, length: int
+    ) -> None:
         """Put *length* bytes into the data buffer (perhaps none) and complete; a head that does not fit is refused.
 
         Refusing here is right for reads only (0x8007007A says that nothing was executed): a mutation is asked for
@@ -127,7 +150,8 @@ class Delivery:
         elif isinstance(held.content, bytes):
             request.complete_with_bytes(head, held.content[offset : offset + length])
         else:
+            await self._fills.enter(request.channel, length)
             held.hold()
-            self._filling[request.id] = held
+            self._filling[request.id] = (held, request.channel, length)
             if not request.complete_with_files(head, cut(held.content.extents, offset, length)):
                 self.filled(request.id)

@@ -1,6 +1,7 @@
 """From the data plane's queue to the backend and back: one task per request, exactly one completion each.
 
-The engine's descriptor wakes the loop; a batch of events is taken; each request runs as a task with its deadline.
+The engine's descriptor wakes the loop; a batch of events is taken; each request is a task with its deadline, which
+waits for its guest's turn first: whoever has many requests in flight waits for itself, not others for it.
 Every path out of a task completes its request (design rule 4), with a device status when the link is to blame and
 with an HTTP answer when the service is. This module knows no ring and no socket.
 """
@@ -16,8 +17,9 @@ from dataclasses import dataclass, field
 
 from pvblob import _native
 from pvblob.http import Backend, Body, Fields, OnceKey, Request
-from pvblob.vsp.bodies import ChannelBody, PiecedBody, PieceError
-from pvblob.vsp.continuation import Continuations
+from pvblob.vsp.bodies import BodyPool, ChannelBody, PiecedBody, PieceError
+from pvblob.vsp.budget import Limits, Shares
+from pvblob.vsp.continuation import Continuations, QuotaSpent, Spent
 from pvblob.vsp.delivery import (
     BODY_LENGTH,
     BODY_OFFSET,
@@ -27,10 +29,13 @@ from pvblob.vsp.delivery import (
     RESUBMISSION,
     Delivery,
 )
+from pvblob.vsp.turnstile import Turnstile
 
 log = logging.getLogger("pvblob.vsp")
 
-EVENTS_PER_TURN = 64
+EVENTS_PER_TURN = 256
+# Requests that begin to run per turn of the loop: what another guest that arrives meanwhile waits for at most.
+STARTS_PER_TURN = 4
 _STATUS = _native.HRESULT
 _READS = frozenset({"GET", "HEAD"})
 
@@ -60,11 +65,15 @@ class Counters:
     malformed: int = 0
     cancelled: int = 0
     expired: int = 0
+    refused: int = 0
     internal: int = 0
 
 
 class Dispatcher:
-    """Takes requests off *engine*, has *backend* execute them, completes them. Belongs to one asyncio loop."""
+    """Takes requests off *engine*, has *backend* execute them, completes them. Belongs to one asyncio loop.
+
+    executor: threads that move bodies, *threads* of them.  limits: what is spent on all guests together.
+    """
 
     def __init__(
         self,
@@ -72,18 +81,24 @@ class Dispatcher:
         backend: Backend,
         executor: Executor,
         *,
+        threads: int,
         timeout_s_max: float,
+        limits: Limits,
         on_channel_failed: Callable[[int, str], None],
     ) -> None:
         self._engine = engine
         self._backend = backend
-        self._executor = executor
+        # Twice the threads, of which one guest may take half: it keeps all of them busy, and another's turn is next.
+        self._pool = BodyPool(executor, Turnstile(Shares(2 * threads, limits.body_bytes_running_max)))
         self._timeout_s_max = timeout_s_max
         self._on_channel_failed = on_channel_failed
         self._loop = asyncio.get_running_loop()
         self._guests: dict[int, GuestContext] = {}
         self._running: dict[int, _Running] = {}
-        self._delivery = Delivery()
+        running: Shares[int] = Shares(limits.requests_running_max, limits.body_bytes_running_max)
+        self.turnstile = Turnstile(running, STARTS_PER_TURN)
+        self._delivery = Delivery(Turnstile(Shares(limits.requests_running_max, limits.fill_bytes_max)))
+        self.spent = Spent(limits)
         self.counters = Counters()
         self._loop.add_reader(engine.fileno(), self._take)
 
@@ -91,7 +106,7 @@ class Dispatcher:
 
     def attach(self, channel: int, guest: str, nonce: bytes) -> None:
         """Serve the requests of *channel* (the engine's key) as *guest*."""
-        self._guests[channel] = GuestContext(guest, nonce, Continuations(self._loop))
+        self._guests[channel] = GuestContext(guest, nonce, Continuations(self._loop, channel, self.spent))
 
     def detach(self, channel: int) -> None:
         """Forget a channel: cancel what runs for it, let go of what is kept for it."""
@@ -161,8 +176,17 @@ class Dispatcher:
     # ---- one request
 
     async def _serve(self, context: GuestContext, request: _native.HostRequest, timeout_s: float) -> None:
+        channel, size_bytes = request.channel, request.data_valid
         try:
-            await self._execute(context, request, timeout_s)
+            await self.turnstile.enter(channel, size_bytes)
+            try:
+                await self._execute(context, request, timeout_s)
+            finally:
+                self.turnstile.leave(channel, size_bytes)
+        except QuotaSpent as spent:
+            self.counters.refused += 1
+            log.debug("refused an upload: %s", spent)
+            request.complete(_STATUS["QUOTA"], b"")
         except PieceError as broken:
             self.counters.malformed += 1
             log.debug("refused a piece of an upload: %s", broken)
@@ -190,9 +214,9 @@ class Dispatcher:
         elif BODY_LENGTH in control:
             await self._upload_piece(context, native, request, control, timeout_s)
         elif BODY_OFFSET in control:
-            self._download_piece(context, native, _number(control, BODY_OFFSET), timeout_s)
+            await self._download_piece(context, native, _number(control, BODY_OFFSET), timeout_s)
         else:
-            body = ChannelBody(native, content, self._executor)
+            body = ChannelBody(native, content, self._pool)
             await self._run(context, native, request, body, RESUBMISSION in control, timeout_s)
 
     async def _run(
@@ -211,20 +235,20 @@ class Dispatcher:
             request.once = once_key(context.guest, context.nonce, native.guid, request, body.size_bytes, resubmission)
         response = await self._backend.execute(request, body)
         answered = body.waiting or native if isinstance(body, PiecedBody) else native
-        held = self._delivery.answer(answered, request.method, response)
+        held = await self._delivery.answer(answered, request.method, response)
         if held is not None:
             context.continuations.keep(native.guid, held, timeout_s)
 
     # ---- bodies in pieces (design rule 6)
 
-    def _download_piece(
+    async def _download_piece(
         self, context: GuestContext, native: _native.HostRequest, offset: int, timeout_s: float
     ) -> None:
         held = context.continuations.kept(native.guid, timeout_s)
         if held is None or offset > held.size_bytes:
             answer = [("content-length", "0"), ("x-ms-error-code", "PvblobAnswerNotKept")]
             native.complete(0, _native.encode_response(410, answer, b""))
-        elif self._delivery.piece(native, held, offset):
+        elif await self._delivery.piece(native, held, offset):
             context.continuations.release(native.guid)
 
     async def _upload_piece(
@@ -239,7 +263,7 @@ class Dispatcher:
         if offset:
             context.continuations.feed(native.guid, native, offset, timeout_s)
             return
-        body = PiecedBody(size_bytes, self._executor, _acknowledge)
+        body = PiecedBody(size_bytes, self._pool, _acknowledge)
         body.feed(native, 0)
         resubmission = RESUBMISSION in control
 

@@ -23,6 +23,7 @@ from pvblob.vmbus import messages as m
 from pvblob.vmbus.bus import Bus, listen
 from pvblob.vmbus.constants import STATUS_REFUSED
 from pvblob.vmbus.user_data import DeviceLimits, Features
+from pvblob.vsp.budget import Limits
 from pvblob.vsp.delivery import RESPONSE_BYTES_MIN
 from pvblob.vsp.dispatch import Dispatcher
 from pvblob.vsp.guest import GuestConnection, Services
@@ -41,6 +42,7 @@ class Host:
 
     timeout_s_max: the longest a request may take, and the deadline of those that name none.
     lent_bytes_max: how much memory one guest may lend.  workers: threads that take packets and move bytes.
+    limits: what is spent on all guests together; None = the defaults of `budget.Limits`.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Host:
         requests_in_flight_max: int = 1024,
         lent_bytes_max: int = 4 << 30,
         workers: int | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self._backend = backend
         self.socket_path = Path(socket_path)
@@ -66,6 +69,7 @@ class Host:
             host_software="pvblob",
         )
         self._workers = workers or max(1, os.cpu_count() or 1)
+        self._budget = limits or Limits()
         self._guests: set[GuestConnection] = set()
         self._keys = itertools.count(1)
         self._channel_failed: dict[int, Callable[[str], None]] = {}
@@ -84,6 +88,8 @@ class Host:
             self._engine,
             self._backend,
             self._executor,
+            threads=self._workers,
+            limits=self._budget,
             timeout_s_max=self._timeout_s_max,
             on_channel_failed=self._failed,
         )
