@@ -1,7 +1,8 @@
 """Waiting for one's turn on an event loop: `FairQueue` for coroutines.
 
-Belongs to one loop. Cancelling whoever waits withdraws it. At most `entries_per_turn` coroutines are let in per turn
-of the loop, so that a request which arrives meanwhile is seen before the rest of a long queue has been served.
+Belongs to one loop. Cancelling whoever waits withdraws it. Few are let in per turn of the loop, one for each guest that
+is active, so that a request which arrives meanwhile is seen before the rest of a long queue has been served. A guest
+that has been alone for a while gets `entries_per_turn`: turns cost, and nobody else waits.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import asyncio
 
 from pvblob.vsp.budget import FairQueue, Shares
+
+ALONE_AFTER = 100  # entries of one guest in a row
 
 
 class Turnstile:
@@ -19,6 +22,8 @@ class Turnstile:
         self._queue: FairQueue[int, asyncio.Future[None]] = FairQueue(shares)
         self._entries_per_turn = entries_per_turn or shares.count_max
         self._scheduled = False
+        self._last: int | None = None
+        self._streak = 0  # how many entries in a row were the same guest's
 
     async def enter(self, guest: int, size_bytes: int) -> None:
         """Wait for the turn of *guest*; the caller owes `leave` when this returns, and nothing when it raises."""
@@ -44,15 +49,18 @@ class Turnstile:
 
     def _let_in(self) -> None:
         self._scheduled = False
-        for _ in range(self._entries_per_turn):
+        alone = self._streak > ALONE_AFTER
+        for _ in range(self._entries_per_turn if alone else min(self._entries_per_turn, self._queue.guests)):
             taken = self._queue.take()
             if taken is None:
                 return
-            _, entry, _ = taken
-            if entry.done():  # cancelled in this very turn; its `enter` finds it taken and leaves
-                continue
-            entry.set_result(None)
-        self._schedule()
+            guest, entry, _ = taken
+            self._streak = self._streak + 1 if guest == self._last else 0
+            self._last = guest
+            if not entry.done():  # else cancelled in this very turn; its `enter` finds it taken and leaves
+                entry.set_result(None)
+        if len(self._queue):
+            self._schedule()
 
     @property
     def running(self) -> int:

@@ -1,0 +1,76 @@
+"""Issue 4, flow control: coroutines of many guests wait for their turns; cancelling one leaves no trace."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from pvblob.vsp.budget import Shares
+from pvblob.vsp.turnstile import ALONE_AFTER, Turnstile
+
+
+async def turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_a_late_guest_is_let_in_before_the_rest_of_a_long_queue() -> None:
+    turnstile = Turnstile(Shares(64, 1 << 30), entries_per_turn=4)
+    order: list[int] = []
+
+    async def request(guest: int) -> None:
+        await turnstile.enter(guest, 0)
+        order.append(guest)
+        turnstile.leave(guest, 0)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(50):
+            group.create_task(request(1))
+        await turns(10)
+        assert 0 < len(order) < 40
+        seen = len(order)
+        group.create_task(request(2))
+    assert 2 in order[seen : seen + 4]
+
+
+async def test_a_guest_alone_is_let_in_faster() -> None:
+    turnstile = Turnstile(Shares(10_000, 1 << 30), entries_per_turn=50)
+    entered = 0
+
+    async def request() -> None:
+        nonlocal entered
+        await turnstile.enter(1, 0)
+        entered += 1
+
+    tasks = [asyncio.create_task(request()) for _ in range(1000)]
+    await turns(ALONE_AFTER)
+    assert entered <= ALONE_AFTER
+    await turns(20)
+    assert entered > ALONE_AFTER + 300
+    await asyncio.gather(*tasks)
+    assert turnstile.running == 1000
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_cancelling_at_any_moment_loses_no_place(seed: int) -> None:
+    chance = random.Random(seed)
+    turnstile = Turnstile(Shares(4, 1000), entries_per_turn=2)
+
+    async def request(guest: int, size_bytes: int) -> None:
+        await turnstile.enter(guest, size_bytes)
+        try:
+            await turns(chance.randrange(3))
+        finally:
+            turnstile.leave(guest, size_bytes)
+
+    tasks = []
+    for _ in range(300):
+        tasks.append(asyncio.create_task(request(chance.randrange(5), chance.randrange(400))))
+        if chance.random() < 0.4:
+            chance.choice(tasks).cancel()
+        await turns(chance.randrange(2))
+    await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
+    assert (turnstile.running, turnstile.waiting) == (0, 0)
+    await asyncio.wait_for(request(1, 0), 5)
