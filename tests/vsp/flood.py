@@ -1,7 +1,7 @@
 """A guest that keeps a thousand requests in flight, as fast as the ring takes them; run as a process of its own.
 
-`python flood.py SOCKET TARGET IN_FLIGHT DATA_BYTES`: each line on standard input starts or stops it; after each it answers with one
-line, when the flood flows or when its last completion has come.
+`python flood.py SOCKET TARGET IN_FLIGHT DATA_BYTES`: each line on standard input starts or stops it; after each it
+answers with one line, when the flood flows or when its last completion has come.
 """
 
 from __future__ import annotations
