@@ -81,6 +81,31 @@ class Fields:
         return f"Fields({self._pairs!r})"
 
 
+METADATA = "x-ms-meta-"
+# How the metadata names of one message are spelled, prefix left out, separated by commas. It is there only when one of
+# them is not all lower case, which is how the names themselves travel (RFC 9292 §3.6). See docs/decisions/0003.
+METADATA_NAMES = "pvblob-metadata-names"
+
+
+def metadata_spelling(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the field that keeps the case of metadata *names* (without prefix), or none when nothing would be lost."""
+    names = list(names)
+    return [(METADATA_NAMES, ",".join(names))] if any(name != name.lower() for name in names) else []
+
+
+def spelled_metadata(fields: Fields) -> dict[str, str]:
+    """Return lower-case name → name as spelled, both with prefix, for the fields that METADATA_NAMES speaks of.
+
+    The first spelling of a name counts.
+    """
+    noted = fields.get(METADATA_NAMES)
+    names = (METADATA + name for name in noted.split(",")) if noted else ()
+    spelling: dict[str, str] = {}
+    for name in names:
+        spelling.setdefault(name.lower(), name)
+    return spelling
+
+
 class OnceKey(NamedTuple):
     """What makes a write once-only: design rule 4.
 

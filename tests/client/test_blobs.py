@@ -229,7 +229,7 @@ def test_properties_are_those_that_were_written(either: Any) -> None:
     either.put("things", "b", b"{}", content_type="application/json", metadata={"Owner": "me", "note": "café"})
     known = either.stat("things", "b")
     assert (known.content_type, known.blob_type) == ("application/json", "BlockBlob")
-    assert known.metadata == {"owner": "me", "note": "café"}
+    assert known.metadata == {"Owner": "me", "note": "café"}
     assert abs(datetime.now(UTC) - known.last_modified) < timedelta(minutes=1)
     either.set_metadata("things", "b", {"x": "1"})
     assert either.stat("things", "b").metadata == {"x": "1"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pvblob.front import FrontLimits
-from pvblob.http import Fields, Response
+from pvblob.http import METADATA_NAMES, Fields, Response
 from tests.front.backends import MemoryBackend
 from tests.front.conftest import Connect, StartFront
 from tests.front.wire import BLOB, Wire
@@ -103,6 +103,19 @@ async def test_a_long_name_and_long_metadata_are_served(wire: Wire, backend: Mem
     """Azure REST: names up to 1,024 characters (12 KiB percent-encoded), metadata up to 8 KiB."""
     target = f"{BLOB}/" + "%F0%9F%92%A9" * 1024
     assert (await wire.ask("GET", target, {"x-ms-meta-all": "m" * 8192})).status == 204
+
+
+async def test_metadata_names_keep_their_case_both_ways(wire: Wire, backend: MemoryBackend) -> None:
+    """Decision 3; what only guests may say is not taken from an HTTP client."""
+    spelled = Fields([("x-ms-meta-somekey", "1"), ("x-ms-meta-b", "2"), (METADATA_NAMES, "someKey,b")])
+    backend.answer = Response(200, Fields([("content-length", "0"), *spelled]))
+    sent = {"X-Ms-Meta-someKey": "1", "x-ms-meta-b": "2", "pvblob-metadata-names": "SOMEKEY", "Pvblob-Body-Offset": "1"}
+    reply = await wire.ask("PUT", BLOB, sent)
+    assert [pair for pair in backend.requests[-1].fields if pair[0].startswith(("x-ms-meta", "pvblob"))] == [*spelled]
+    assert [pair for pair in reply.pairs if pair[0].lower().startswith((b"x-ms-meta", b"pvblob"))] == [
+        (b"x-ms-meta-someKey", b"1"),
+        (b"x-ms-meta-b", b"2"),
+    ]
 
 
 async def test_an_answer_has_one_date_and_names_no_software(wire: Wire, backend: MemoryBackend) -> None:

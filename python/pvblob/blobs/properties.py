@@ -1,7 +1,7 @@
 """What a request says about a blob besides its bytes: content settings, metadata, tier; and how they are answered.
 
-Parsing raises Refusal. Metadata names are kept in lower case: that is how they arrive over a channel and from
-`http.Fields`, and Azure compares them without case.
+Parsing raises Refusal. Metadata names keep the case they were set with, and are compared without it, as in Azure; how
+the case travels past fields whose names are lower case is `http.METADATA_NAMES`.
 Source: Azure REST, "Put Blob", "Set Blob Properties", "Setting and retrieving properties and metadata".
 """
 
@@ -12,24 +12,24 @@ import binascii
 import re
 
 from pvblob.blobs.answers import Refusal
-from pvblob.http import Fields
+from pvblob.http import METADATA, Fields, metadata_spelling, spelled_metadata
 
 METADATA_BYTES_MAX = 8192
 TIERS = ("Hot", "Cool", "Cold")
 DEFAULT_CONTENT_TYPE = "application/octet-stream"
 
 _SETTINGS = ("cache-control", "content-type", "content-encoding", "content-language", "content-disposition")
-_IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]*\Z")
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_META = "x-ms-meta-"
 
 
 def metadata_of(fields: Fields) -> dict[str, str]:
-    """Collect `x-ms-meta-*`, names lower case. A name that repeats is joined with commas."""
+    """Collect `x-ms-meta-*`, names as they were spelled. Values of a name that repeats are joined with commas."""
     metadata: dict[str, str] = {}
+    spelling = spelled_metadata(fields)
     for name, value in fields.pairs():
-        if name.startswith(_META):
-            key = name[len(_META) :]
+        if name.startswith(METADATA):
+            key = spelling.get(name, name)[len(METADATA) :]
             metadata[key] = f"{metadata[key]},{value}" if key in metadata else value
     for key in metadata:
         if not key.strip():
@@ -44,8 +44,9 @@ def metadata_of(fields: Fields) -> dict[str, str]:
 
 
 def metadata_pairs(metadata: dict[str, str]) -> list[tuple[str, str]]:
-    """Return metadata as response fields."""
-    return [(_META + key, value) for key, value in metadata.items()]
+    """Return metadata as response fields, and the one that keeps the case of their names."""
+    pairs = [(METADATA + key.lower(), value) for key, value in metadata.items()]
+    return pairs + metadata_spelling(metadata)
 
 
 def settings_of(fields: Fields, *, standard: bool) -> dict[str, str]:
@@ -110,8 +111,6 @@ def tier_of(fields: Fields) -> str:
 
 def refuse_unsupported(fields: Fields) -> None:
     """Refuse what must not be ignored in silence when a blob is written."""
-    if "x-ms-structured-body" in fields:
-        raise Refusal("UnsupportedHeader", "Structured messages (x-ms-structured-body) are not supported.")
     for name in ("x-ms-tags", "x-ms-lease-id", "x-ms-encryption-key", "x-ms-encryption-scope"):
         if fields.get(name):
             raise Refusal("NotImplemented", f"The header {name} is not supported.")

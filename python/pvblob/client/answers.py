@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pvblob.client.properties import BlobPrefix, BlobProperties, ContainerProperties, Written
 from pvblob.errors import BlobError, InvalidRange, blob_error
+from pvblob.http import METADATA, spelled_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +27,6 @@ _MONTHS = {
         ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"], 1
     )
 }
-_METADATA = "x-ms-meta-"
 # In the order of the attributes of BlobProperties from `last_modified` on; XML elements and header fields differ.
 _HEADERS = (
     "last-modified", "x-ms-creation-time", "x-ms-blob-type",
@@ -121,8 +121,10 @@ def filled(answer: Answer, request: Request, name: str, offset: int, size_bytes:
 
 
 def metadata(answer: Answer) -> dict[str, str]:
-    """Return the `x-ms-meta-` fields without their prefix."""
-    return {name[len(_METADATA) :]: value for name, value in answer.fields.pairs() if name.startswith(_METADATA)}
+    """Return the `x-ms-meta-` fields without their prefix, names as they were set."""
+    found = {name: value for name, value in answer.fields.pairs() if name.startswith(METADATA)}
+    spelling = spelled_metadata(answer.fields) if found else {}
+    return {spelling.get(name, name)[len(METADATA) :]: value for name, value in found.items()}
 
 
 def written(answer: Answer, request: Request) -> Written:
@@ -206,7 +208,7 @@ def _listed_name(element: Element) -> str:
 
 
 def _listed_metadata(element: Element) -> dict[str, str]:
-    return {child.tag.lower(): child.text or "" for child in element.iterfind("Metadata/*")}
+    return {child.tag: child.text or "" for child in element.iterfind("Metadata/*")}
 
 
 def _quoted(etag: str | None) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from pvblob import _native
 from pvblob.errors import RemoteProtocolError
-from pvblob.http import ByteRange, Fields, Request
+from pvblob.http import METADATA_NAMES, ByteRange, Fields, Request
 from pvblob.vsc.status import INSUFFICIENT_BUFFER, raise_for_status
 
 if TYPE_CHECKING:
@@ -35,8 +35,9 @@ RESPONSE_BYTES = 16384
 class Answer:
     """The service's answer.
 
-    status: HTTP status.  fields: lower-case names, those of the channel itself removed.  content: the body as private
-    bytes, or b"" when it went into the caller's buffer or the view.  written: bytes placed there.
+    status: HTTP status.  fields: lower-case names, those of the channel removed (METADATA_NAMES is the answer's).
+    content: the body as private bytes, or b"" when it went into the caller's buffer or the view.  written: bytes placed
+    there.
     view: read-only view of lent pages; they go back when the last view is dropped.
     """
 
@@ -300,7 +301,7 @@ def placed_and_fields(pairs: list[tuple[str, str]]) -> tuple[int | None, Fields]
         return None, Fields.lowered(pairs)
     own = dict(pairs)
     placed = own.get("pvblob-data-length")
-    rest = [pair for pair in pairs if not pair[0].startswith("pvblob-")]
+    rest = [pair for pair in pairs if not pair[0].startswith("pvblob-") or pair[0] == METADATA_NAMES]
     return (int(placed) if placed is not None and placed.isdigit() else None), Fields.lowered(rest)
 
 

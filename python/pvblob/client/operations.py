@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from pvblob.client import answers
-from pvblob.http import Fields, Request
+from pvblob.http import METADATA, Fields, Request, metadata_spelling
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -74,8 +74,8 @@ def metadata_fields(metadata: Mapping[str, str] | None) -> Pairs:
             raise ValueError(f"metadata name {name!r}: letters, digits and '_' only, not beginning with a digit")
         if not value.isprintable() or any(ord(character) > 0xFF for character in value):
             raise ValueError(f"metadata {name!r}: the value must be printable ISO 8859-1 text; encode anything else")
-        pairs.append((f"x-ms-meta-{name.lower()}", value))
-    return pairs
+        pairs.append((METADATA + name.lower(), value))
+    return pairs + metadata_spelling(metadata or ())
 
 
 class Operations:

@@ -15,7 +15,8 @@ class BlobProperties:
     """What is known of one version of a blob.
 
     size_bytes: of the whole blob, whichever part was read.  etag: quoted, ready for `if_match`.  last_modified,
-    created: UTC.  content_md5: 16 bytes as the writer declared them, else None.  metadata: names in lower case.
+    created: UTC.  content_md5: 16 bytes as the writer declared them, else None.  metadata: names in the case
+    they were set with (the service compares them without case).
     Source: Azure REST, "Get Blob Properties".
     """
 
@@ -43,7 +44,8 @@ class BlobPrefix:
 
 @dataclass(frozen=True, slots=True)
 class ContainerProperties:
-    """What is known of a container. etag: quoted.  last_modified: UTC.  metadata: names in lower case."""
+    """What is known of a container. etag: quoted.  last_modified: UTC.  metadata: names in the
+    case they were set with."""
 
     name: str
     etag: str

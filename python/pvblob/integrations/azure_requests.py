@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote
 
-from pvblob.http import Fields, Request
+from pvblob.http import METADATA, Fields, Request, metadata_spelling
 from pvblob.integrations.azure_bodies import Piece, as_buffer, async_upload_body, cut, upload_body
 
 if TYPE_CHECKING:
@@ -36,7 +36,11 @@ def request_head(request: Any) -> Request:
     target = rest[slash:]
     if not target.isascii() or " " in target or "#" in target:
         target = quote(target.partition("#")[0], safe="/?:@!$&'()*+,;=~%[]")
-    return Request(request.method.upper(), scheme, rest[:slash], target, _fields(request.headers))
+    method = request.method.upper()
+    fields = _fields(request.headers)
+    if method == "PUT":  # what may set metadata
+        _keep_spelling(request.headers, fields)
+    return Request(method, scheme, rest[:slash], target, fields)
 
 
 def body_of(request: Any, head: Request) -> Piece | UploadSource | None:
@@ -106,6 +110,12 @@ def _fields(headers: Any) -> Fields:
     else:
         pairs = list(headers.items())
     return Fields((name, _field_text(value)) for name, value in pairs if value is not None)
+
+
+def _keep_spelling(headers: Any, fields: Fields) -> None:
+    names = [name[len(METADATA) :] for name in headers if name.lower().startswith(METADATA)]
+    for name, value in metadata_spelling(names) if names else ():
+        fields.add(name, value)
 
 
 def _field_text(value: Any) -> str:

@@ -8,7 +8,7 @@ directly, for their `__setattr__` would make this the most expensive part of a c
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, ItemsView, Iterator, KeysView
 from http.client import responses as reason_phrases
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,6 +17,7 @@ from azure.core.pipeline.transport import AsyncHttpResponse, HttpResponse
 from azure.core.rest._http_response_impl import HttpResponseImpl
 from azure.core.rest._http_response_impl_async import AsyncHttpResponseImpl
 
+from pvblob.http import METADATA_NAMES, spelled_metadata
 from pvblob.integrations.azure_content import decoded
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class ResponseHeaders(dict[str, str]):
         if not "".join(headers.values()).isascii():
             for name, value in headers.items():
                 headers[name] = _text(value)
-        return headers
+        return SpelledHeaders(headers, fields) if METADATA_NAMES in headers else headers
 
     def __getitem__(self, name: str) -> str:
         return super().__getitem__(name.lower())
@@ -78,6 +79,33 @@ class ResponseHeaders(dict[str, str]):
     def copy(self) -> ResponseHeaders:
         """Return another mapping with the same fields."""
         return type(self)(self)
+
+
+class SpelledHeaders(ResponseHeaders):
+    """The same for an answer whose metadata names are not all lower case: iterating spells them as they were set."""
+
+    def __init__(self, headers: ResponseHeaders, fields: Fields) -> None:
+        super().__init__(headers)
+        self._spelling = spelled_metadata(fields)
+        del self[METADATA_NAMES]
+
+    def __iter__(self) -> Iterator[str]:
+        return (self._spelling.get(name, name) for name in super().__iter__())
+
+    def keys(self) -> KeysView[str]:  # type: ignore[override]
+        """Return the names."""
+        return KeysView(self)
+
+    def items(self) -> ItemsView[str, str]:  # type: ignore[override]
+        """Return the fields."""
+        return ItemsView(self)
+
+    def copy(self) -> ResponseHeaders:
+        """Return another mapping with the same fields."""
+        copied = SpelledHeaders.__new__(SpelledHeaders)
+        dict.update(copied, dict.items(self))
+        copied._spelling = self._spelling
+        return copied
 
 
 def _text(value: str) -> str:

@@ -16,7 +16,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 from pvblob import _native
-from pvblob.http import Backend, Body, Fields, OnceKey, Request
+from pvblob.http import METADATA_NAMES, Backend, Body, Fields, OnceKey, Request
 from pvblob.vsp.bodies import BodyPool, ChannelBody, PiecedBody, PieceError
 from pvblob.vsp.budget import Limits, Shares
 from pvblob.vsp.continuation import Continuations, QuotaSpent, Spent
@@ -204,7 +204,7 @@ class Dispatcher:
 
     async def _execute(self, context: GuestContext, native: _native.HostRequest, timeout_s: float) -> None:
         method, scheme, authority, target, pairs, content = native.head()
-        control = {name: value for name, value in pairs if name.startswith("pvblob-")}
+        control = {name: value for name, value in pairs if name.startswith("pvblob-") and name != METADATA_NAMES}
         if control:
             pairs = [pair for pair in pairs if pair[0] not in control]
         request = Request(method, scheme, authority, target, Fields.lowered(pairs))
