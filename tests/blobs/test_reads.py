@@ -76,11 +76,6 @@ async def test_a_range_checksum_is_refused_past_four_mebibytes(call):
     assert call.service._store.extents._pins == {}
 
 
-async def test_a_structured_body_is_refused_rather_than_answered_without(blob):
-    got = await blob("GET", "/con/b", {"x-ms-structured-body": "XSM/1.0; properties=crc64"})
-    assert (got.status, got.code) == (400, "UnsupportedHeader")
-
-
 async def test_head_carries_the_error_in_a_field_only(blob):
     got = await blob("HEAD", "/con/none")
     assert (got.status, got.code, got.body) == (404, "BlobNotFound", b"")

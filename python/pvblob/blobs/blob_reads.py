@@ -12,11 +12,12 @@ import os
 
 from pvblob import _native
 from pvblob.blobs import catalog
-from pvblob.blobs.answers import Call, Refusal, answer, etag, http_date
+from pvblob.blobs.answers import Call, Pairs, Refusal, answer, etag, http_date
 from pvblob.blobs.catalog import load_json
 from pvblob.blobs.conditions import Conditions
 from pvblob.blobs.properties import encode_base64, encode_crc64, metadata_pairs
 from pvblob.blobs.store import Store
+from pvblob.blobs.structured import STRUCTURED_BODY, framed, is_structured
 from pvblob.blobs.versions import BlobVersion
 from pvblob.http import ByteRange, FileContent, Response
 
@@ -36,12 +37,11 @@ async def get_blob(store: Store, call: Call) -> Response:
     """Get Blob: 200 whole, 206 when a range was asked for; content as pinned extents."""
     fields = call.request.fields
     version = readable_version(store, call)
-    if "x-ms-structured-body" in fields:
-        raise Refusal("UnsupportedHeader", "Structured messages (x-ms-structured-body) are not supported.")
+    is_structured(fields)
     range_text = fields.get("x-ms-range") or fields.get("range")
     asked = ByteRange.parse(range_text) if range_text else None
     if asked is None:
-        return _whole(store, call, version)
+        return await _whole(store, call, version)
     size = version.row.size
     found = asked.resolve(size)
     if found is None:
@@ -58,10 +58,10 @@ async def get_blob(store: Store, call: Call) -> Response:
         except BaseException:
             content.release()
             raise
-    return answer(call.request, 206, pairs, content, length)
+    return await _deliver(call, 206, pairs, content)
 
 
-def _whole(store: Store, call: Call, version: BlobVersion) -> Response:
+async def _whole(store: Store, call: Call, version: BlobVersion) -> Response:
     fields = call.request.fields
     if _true(fields.get("x-ms-range-get-content-md5")) or _true(fields.get("x-ms-range-get-content-crc64")):
         raise Refusal("MissingRequiredHeader", "A range checksum needs a Range header.")
@@ -69,9 +69,17 @@ def _whole(store: Store, call: Call, version: BlobVersion) -> Response:
     if version.md5:
         pairs = [*pairs, ("content-md5", version.md5)]
     size = version.row.size
-    if size == 0:
+    if size == 0 and STRUCTURED_BODY not in fields:
         return answer(call.request, 200, pairs)
-    return answer(call.request, 200, pairs, store.extents.content(version.slices(0, size)), size)
+    return await _deliver(call, 200, pairs, store.extents.content(version.slices(0, size) if size else []))
+
+
+async def _deliver(call: Call, status: int, pairs: Pairs, content: FileContent) -> Response:
+    """Answer with *content*, framed if that was asked for."""
+    if STRUCTURED_BODY in call.request.fields:
+        content, framing = await framed(content)
+        pairs = [*pairs, *framing]
+    return answer(call.request, status, pairs, content)
 
 
 def _true(text: str | None) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pvblob import _native
-from pvblob.blobs import catalog
+from pvblob.blobs import catalog, structured
 from pvblob.blobs.answers import Call, Pairs, Refusal, answer, answer_xml, etag, http_date
 from pvblob.blobs.block_list_xml import Entry, decode_block_id, parse_block_list
 from pvblob.blobs.catalog import BlobRow, dump_json
@@ -30,6 +30,7 @@ from pvblob.blobs.properties import (
     tier_of,
 )
 from pvblob.blobs.store import Store, Written, container_in
+from pvblob.blobs.structured import STRUCTURED_BODY
 from pvblob.http import Fields, Response
 
 PUT_BLOB_BYTES_MAX = 5000 << 20
@@ -58,11 +59,11 @@ async def put_blob(store: Store, call: Call) -> Response:
     if blob_type != "BlockBlob":
         raise Refusal("NotImplemented", f"Blobs of type {blob_type[:32]!r} are not supported.")
     refuse_unsupported(fields)
-    if call.body.size_bytes > PUT_BLOB_BYTES_MAX:
+    if structured.content_bytes(call) > PUT_BLOB_BYTES_MAX:
         raise Refusal("RequestBodyTooLarge")
     metadata, settings, tier = dump_json(metadata_of(fields)), settings_of(fields, standard=True), tier_of(fields)
     store.container_id(call)
-    written = await store.store_body(call.body, md5=True)
+    written = await structured.store_content(store, call, md5=True)
     try:
         checksums = _checked(fields, written)
     except Refusal:
@@ -76,7 +77,7 @@ async def put_blob(store: Store, call: Call) -> Response:
         container_id = container_in(transaction, call).id
         old = check_create(transaction, call, container_id)
         row = create_blob(transaction, call, container_id, old, new)
-        return answer(call.request, 201, written_pairs(row) + checksums)
+        return answer(call.request, 201, written_pairs(row) + checksums + structured.echo(fields))
 
     return await store.commit(call, apply, written.allocations)
 
@@ -155,14 +156,14 @@ async def put_block(store: Store, call: Call) -> Response:
     refuse_unsupported(fields)
     if "x-ms-copy-source" in fields:
         raise Refusal("NotImplemented", "Put Block From URL is not supported.")
-    size = call.body.size_bytes
+    size = structured.content_bytes(call)
     if size == 0:
         raise Refusal("InvalidHeaderValue", "A block cannot be empty.")
     if size > PUT_BLOCK_BYTES_MAX:
         raise Refusal("RequestBodyTooLarge")
     store.container_id(call)
     wants_md5 = "content-md5" in fields
-    written = await store.store_body(call.body, md5=wants_md5)
+    written = await structured.store_content(store, call, md5=wants_md5)
     try:
         check_transfer(fields, written.crc64, written.md5)
     except Refusal:
@@ -174,7 +175,7 @@ async def put_block(store: Store, call: Call) -> Response:
         pairs = [("content-md5", encode_base64(written.md5))]
     else:
         pairs = [("x-ms-content-crc64", encode_crc64(written.crc64))]
-    pairs.append(("x-ms-request-server-encrypted", "true"))
+    pairs += [("x-ms-request-server-encrypted", "true"), *structured.echo(fields)]
 
     def apply(transaction: Transaction) -> Response:
         _stage(transaction, container_in(transaction, call).id, call, block)
@@ -204,6 +205,8 @@ async def put_block_list(store: Store, call: Call) -> Response:
     """Put Block List: make the blob of the listed blocks; every other uncommitted block is discarded."""
     fields = call.fields
     refuse_unsupported(fields)
+    if STRUCTURED_BODY in fields:
+        raise Refusal("UnsupportedHeader", "A block list is not sent as a structured message.")
     if call.body.size_bytes > BLOCK_LIST_BYTES_MAX:
         raise Refusal("RequestBodyTooLarge")
     metadata, settings, tier = dump_json(metadata_of(fields)), settings_of(fields, standard=False), tier_of(fields)
