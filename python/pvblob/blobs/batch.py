@@ -17,7 +17,7 @@ from pvblob.blobs.answers import Call, Refusal, answer, invalid_target, refuse
 from pvblob.blobs.committer import Transaction
 from pvblob.blobs.store import Store
 from pvblob.blobs.target import InvalidTarget, Target, account_in_host, parse_target, split_url
-from pvblob.http import BytesBody, Fields, FileContent, Request, Response
+from pvblob.http import Body, BytesBody, Fields, FileContent, Request, Response
 
 SUB_REQUESTS_MAX = 256
 BATCH_BYTES_MAX = 4 << 20
@@ -38,12 +38,9 @@ class SubRequest:
 
 async def blob_batch(store: Store, call: Call) -> Response:
     """Blob Batch on the account or a container: 202 with one answer per sub-request, in order."""
-    boundary = _boundary(call.fields.get("content-type") or "")
-    if call.body.size_bytes > BATCH_BYTES_MAX:
-        raise Refusal("RequestBodyTooLarge")
     if call.target.container is not None:
         store.container_id(call)
-    parts = parse_multipart(await call.body.read(), boundary, call.request)
+    parts, _ = await read_batch(call.request, call.body)
 
     def apply(transaction: Transaction) -> Response:
         answers = [(part, _apply(transaction, call, part)) for part in parts]
@@ -52,6 +49,15 @@ async def blob_batch(store: Store, call: Call) -> Response:
         return answer(call.request, 202, [("content-type", f"multipart/mixed; boundary={mark}")], content)
 
     return await store.commit(call, apply)
+
+
+async def read_batch(request: Request, body: Body) -> tuple[list[SubRequest], bytes]:
+    """Read and parse a batch; return its parts and its content. Refuses what is too large or no batch."""
+    boundary = _boundary(request.fields.get("content-type") or "")
+    if body.size_bytes > BATCH_BYTES_MAX:
+        raise Refusal("RequestBodyTooLarge")
+    content = await body.read()
+    return parse_multipart(content, boundary, request), content
 
 
 def _boundary(content_type: str) -> str:
@@ -111,16 +117,19 @@ def _parse_fields(lines: list[str]) -> Fields:
     return fields
 
 
-def _target(outer: Call, request: Request) -> Target:
-    """Parse a sub-request's target; in path style the account may be left out of it, as the Azure SDKs do."""
+def sub_target(outer: Target, request: Request) -> Target:
+    """Parse a sub-request's target; in path style the account may be left out of it, as the Azure SDKs do.
+
+    outer: the target of the batch. Raises InvalidTarget; refuses what lies outside the batch.
+    """
     path = request.target
     if account_in_host(request.authority) is None:
         segments = path.partition("?")[0].split("/", 3)
-        if segments[1] != outer.target.account or len(segments) < 4:
-            path = f"/{outer.target.account}{path}"
+        if segments[1] != outer.account or len(segments) < 4:
+            path = f"/{outer.account}{path}"
     target = parse_target(request.authority, path)
-    inside = outer.target.container is None or target.container == outer.target.container
-    if target.account != outer.target.account or not inside:
+    inside = outer.container is None or target.container == outer.container
+    if target.account != outer.account or not inside:
         raise Refusal("InvalidInput", "A sub-request must stay within the account or container of its batch.")
     return target
 
@@ -131,7 +140,7 @@ def _apply(transaction: Transaction, outer: Call, part: SubRequest) -> Response:
     own = Transaction(transaction.connection, transaction.now, transaction.next_version)
     transaction.connection.execute("SAVEPOINT sub_request")
     try:
-        call = Call(request, _target(outer, request), BytesBody())
+        call = Call(request, sub_target(outer.target, request), BytesBody())
         operation = _OPERATIONS.get((request.method, call.target.query.get("comp")))
         if operation is None or call.target.blob is None:
             raise Refusal("NotImplemented", "A batch may hold Delete Blob and Set Blob Tier.")

@@ -1,7 +1,8 @@
 """`pvblob serve`: joins the host, the embedded service and the HTTP front on one event loop, until a signal.
 
-Settings → store (locked) → HTTP front → control socket; announced only when all three stand, taken down in the opposite
-order. The first SIGTERM or SIGINT lets running requests end, the second ends the process at once.
+Settings → policy → store (locked) → HTTP front → control socket; announced only when all stand, taken down in the
+opposite order. The first SIGTERM or SIGINT lets running requests end, the second ends the process at once; SIGHUP reads
+the policy file again, and a broken one changes nothing.
 """
 
 from __future__ import annotations
@@ -21,12 +22,20 @@ from pvblob.cli import options, output
 from pvblob.errors import SettingsError
 
 if TYPE_CHECKING:
+    from pvblob.http import Backend
+    from pvblob.vsp.guard import Guard
+    from pvblob.vsp.host import Host
+    from pvblob.vsp.policy_file import LoadedPolicy
     from pvblob.vsp.settings import HostSettings
 
 HELP = """Run the host: the service that answers every guest on this machine.
 
 Every setting may also stand in pvblob.toml (or --config FILE) and in the environment as PVBLOB_SOCKET, PVBLOB_STORE,
-PVBLOB_HTTP, PVBLOB_DURABILITY. Arguments win over the environment, the environment over the file.
+PVBLOB_HTTP, PVBLOB_DURABILITY, PVBLOB_POLICY, PVBLOB_SOCKET_MODE, PVBLOB_SOCKET_GROUP, PVBLOB_METRICS. Arguments win
+over the environment, the environment over the file.
+
+Without a policy file only the host's own user and root are served. docs/operations.md describes the file; SIGHUP reads
+it again.
 
 Examples:
 
@@ -35,8 +44,23 @@ Examples:
   pvblob serve --store /data/blobs --http 127.0.0.1:10000
 
   pvblob serve --config /etc/pvblob.toml --durability none
+
+  pvblob serve --policy /etc/pvblob/policy.toml --socket-group blob-users --socket-mode 0660
+
+  pvblob serve --metrics 127.0.0.1:9464
 """
 log = logging.getLogger("pvblob.serve")
+
+PolicyFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Who may do what; default: the host's own user, everything.")
+]
+SocketMode = Annotated[
+    str | None, typer.Option(metavar="MODE", help="Who may connect to the control socket, in octal; default: 0600.")
+]
+SocketGroup = Annotated[str | None, typer.Option(metavar="GROUP", help="The group the control socket belongs to.")]
+Metrics = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="Serve metrics to Prometheus; port 0: a free one.")
+]
 
 
 def run(
@@ -50,6 +74,10 @@ def run(
         Literal["fsync", "none"] | None,
         typer.Option(help="fsync: a write survives a power cut. none: it survives the end of the process."),
     ] = None,
+    policy: PolicyFile = None,
+    socket_mode: SocketMode = None,
+    socket_group: SocketGroup = None,
+    metrics: Metrics = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="Settings file; default: ./pvblob.toml.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Announce readiness as one line of JSON.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what the host does.")] = False,
@@ -60,16 +88,25 @@ def run(
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    arguments = {"socket": socket, "store": store, "http": http, "durability": durability}
+    arguments = {
+        "socket": socket,
+        "store": store,
+        "http": http,
+        "durability": durability,
+        "policy": policy,
+        "socket_mode": socket_mode,
+        "socket_group": socket_group,
+        "metrics": metrics,
+    }
     asyncio.run(serve(load(arguments, config), as_json=as_json))
 
 
 async def serve(settings: HostSettings, *, as_json: bool = False) -> None:
     """Serve with *settings* until SIGTERM or SIGINT. Raises PvblobError or SettingsError when something is taken."""
     from pvblob.blobs.service import EmbeddedService
-    from pvblob.vsp.host import Host
 
     stopped = _stop_on_signals()
+    loaded = _load_policy(settings)
     async with AsyncExitStack() as stack:
         service = EmbeddedService(settings.store, durability=settings.durability)
         try:
@@ -77,26 +114,76 @@ async def serve(settings: HostSettings, *, as_json: bool = False) -> None:
         except OSError as error:
             raise SettingsError(f"store {settings.store}: {error.strerror or error}") from error
         stack.callback(service.close)
-        url = await _start_http(settings, service, stack)
-        host = Host(service, settings.socket)
-        try:
-            await host.start()
-        except PermissionError as error:
-            raise SettingsError(f"socket {settings.socket}: {error.strerror or error}") from error
-        stack.push_async_callback(host.stop)
+        guard = _guard(settings, service, loaded)
+        url = await _start_http(settings, guard, stack)
+        host = await _start_host(settings, guard, loaded, stack)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, settings, host)
         _announce(settings, url, as_json=as_json)
         await stopped.wait()
         log.info("stopping")
 
 
-async def _start_http(settings: HostSettings, service: object, stack: AsyncExitStack) -> str | None:
+def _load_policy(settings: HostSettings) -> LoadedPolicy:
+    from pvblob.vsp.policy import built_in
+    from pvblob.vsp.policy_file import LoadedPolicy, load_policy
+
+    if settings.policy is None:
+        return LoadedPolicy(built_in(os.geteuid()), ())
+    return load_policy(settings.policy, front=settings.http is not None)
+
+
+def _guard(settings: HostSettings, service: Backend, loaded: LoadedPolicy) -> Guard:
+    from pvblob.blobs import access
+    from pvblob.vsp.audit import Audit, PeerLog
+    from pvblob.vsp.guard import Guard
+
+    return Guard(service, access, loaded.policy, Audit(PeerLog(logging.getLogger("pvblob.audit"))))
+
+
+def _reload(settings: HostSettings, host: Host) -> None:
+    """Read the policy file again; a broken one is logged and changes nothing."""
+    if settings.policy is None:
+        log.warning("SIGHUP: there is no policy file to read again")
+        return
+    try:
+        loaded = _load_policy(settings)
+    except SettingsError as error:
+        log.error("the policy stays as it was: %s", error)
+        return
+    host.apply_policy(*loaded)
+    log.warning("the policy was read again from %s: %d entries", settings.policy, len(loaded.policy.entries))
+
+
+async def _start_host(settings: HostSettings, guard: Guard, loaded: LoadedPolicy, stack: AsyncExitStack) -> Host:
+    from pvblob.vsp.host import Host
+
+    host = Host(
+        guard.backend,
+        settings.socket,
+        guard=guard,
+        sockets=loaded.sockets,
+        socket_mode=settings.socket_mode,
+        socket_group=settings.socket_group,
+    )
+    try:
+        await host.start()
+    except PermissionError as error:
+        raise SettingsError(f"socket {settings.socket}: {error.strerror or error}") from error
+    stack.push_async_callback(host.stop)
+    return host
+
+
+async def _start_http(settings: HostSettings, guard: Guard, stack: AsyncExitStack) -> str | None:
     address = settings.http_address
     if address is None:
         return None
     from pvblob.front.server import HttpFront
+    from pvblob.vsp.policy import Guest
 
+    backend = guard.admit(Guest(front=True))
+    assert backend is not None, "load_policy has seen to it that an entry is about the front"
     front = HttpFront(
-        service,  # type: ignore[arg-type]  # a Backend; the service's module is imported late
+        backend,
         address.host,
         address.port,
         accounts=settings.account_keys,

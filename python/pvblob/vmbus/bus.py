@@ -24,6 +24,8 @@ DATAGRAM_BYTES_MAX = 4096
 DESCRIPTORS_MAX = 2  # what the message with most of them carries (DOORBELLS)
 SEND_BUFFER_BYTES = 131_072  # bounds what a peer that does not read can make the kernel keep for it
 _SO_PEERPIDFD = 77
+_SO_PEERGROUPS = 59
+_GROUPS_BYTES_MAX = 1024  # what Python's getsockopt reads at most: 256 groups
 BACKLOG = 4096  # guests that may wait to be accepted; the kernel cuts it to net.core.somaxconn
 _HINT = "start one with `pvblob serve`"
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
@@ -95,6 +97,16 @@ class Bus:
             if error.errno in (errno.ENOPROTOOPT, errno.ENODATA):
                 return None
             raise
+
+    def peer_groups(self) -> tuple[int, ...]:
+        """Return the peer's supplementary groups; none where the kernel cannot say, or says more than 256."""
+        try:
+            packed = self._socket.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_BYTES_MAX)
+        except OSError as error:
+            if error.errno in (errno.ENOPROTOOPT, errno.ERANGE, errno.ENODATA):
+                return ()
+            raise
+        return struct.unpack(f"{len(packed) // 4}I", packed)
 
     def send(self, datagram: bytes, descriptors: Sequence[int] = ()) -> None:
         """Send one datagram; the descriptors are duplicated into it, ours stay ours.
@@ -229,31 +241,34 @@ class Listener:
         self.close()
 
 
-def listen(path: Path, *, refusal: bytes = b"", mode: int = 0o600) -> Listener:
-    """Listen on *path*; its directory is made (0700) if it is not there.
+def listen(path: Path, *, refusal: bytes = b"", mode: int = 0o600, group: int | None = None) -> Listener:
+    """Listen on *path*; its directory is made if it is not there, and lets through whom *mode* lets connect.
 
-    mode: who may connect.  refusal: see `Listener`.
+    mode: who may connect; a directory made for the default is 0700.  group: gid the socket belongs to, None for ours.
+    refusal: see `Listener`.
     Raises ChannelError when a host is already listening there, SettingsError when the path cannot be used.
     """
     path = path.absolute()
     socket_path.check_length(path)
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        socket_path.make_directory(path.parent, mode, group)
         socket_path.check_directory(path.parent)
         with socket_path.only_one_starts(path.parent):
             socket_path.remove_stale(path)
-            return Listener(_listening(path, mode), path, refusal)
+            return Listener(_listening(path, mode, group), path, refusal)
     except ChannelError:
         raise
     except OSError as error:
         raise SettingsError(f"cannot listen on {path} ({error.strerror}): set $PVBLOB_SOCKET") from error
 
 
-def _listening(path: Path, mode: int) -> socket.socket:
+def _listening(path: Path, mode: int, group: int | None) -> socket.socket:
     made = _socket()
     try:
         made.bind(os.fspath(path))
         # Nobody can connect before listen(), so the mode is never wider than asked for.
+        if group is not None:
+            os.chown(path, -1, group)
         path.chmod(mode)
         made.listen(BACKLOG)
     except BaseException:

@@ -36,6 +36,18 @@ def check_length(path: Path) -> None:
         raise SettingsError(f"{text}: set $PVBLOB_SOCKET to a shorter one")
 
 
+def make_directory(directory: Path, mode: int, group: int | None) -> None:
+    """Make the directory of a socket of this *mode* and *group* unless it exists: only they may pass through it."""
+    if directory.exists():
+        return
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    passage = (0o010 if mode & 0o060 else 0) | (0o001 if mode & 0o006 else 0)
+    if passage:
+        if group is not None:
+            os.chown(directory, -1, group)
+        directory.chmod(0o700 | passage)
+
+
 def check_directory(directory: Path) -> None:
     """Refuse a directory that somebody else may have put into /tmp, or its like, before us.
 

@@ -130,7 +130,9 @@ class Handshake:
         channel = _native.GuestChannel(
             rings, bell, socket, self._bus.fileno(), host_page, limits.requests_in_flight_max
         )  # takes its own copies of the descriptors
-        link = Link(self._bus, self._session, channel, limits, min(lent_bytes_max, limits.lent_bytes_max))
+        # The rings are lent memory too, and count at the host.
+        lent_bytes_max = min(lent_bytes_max, limits.lent_bytes_max - 2 * RING_BYTES)
+        link = Link(self._bus, self._session, channel, limits, lent_bytes_max)
         for descriptor in self._descriptors:
             os.close(descriptor)
         self._descriptors = []

@@ -46,6 +46,7 @@ class GuestContext:
 
     guest: str
     nonce: bytes
+    backend: Backend
     continuations: Continuations
     requests: set[int] = field(default_factory=set)
 
@@ -70,7 +71,7 @@ class Counters:
 
 
 class Dispatcher:
-    """Takes requests off *engine*, has *backend* execute them, completes them. Belongs to one asyncio loop.
+    """Takes requests off *engine*, executes each on its guest's backend, completes it. Belongs to one asyncio loop.
 
     executor: threads that move bodies, *threads* of them.  limits: what is spent on all guests together.
     """
@@ -78,7 +79,6 @@ class Dispatcher:
     def __init__(
         self,
         engine: _native.HostEngine,
-        backend: Backend,
         executor: Executor,
         *,
         threads: int,
@@ -87,7 +87,6 @@ class Dispatcher:
         on_channel_failed: Callable[[int, str], None],
     ) -> None:
         self._engine = engine
-        self._backend = backend
         # Twice the threads, of which one guest may take half: it keeps all of them busy, and another's turn is next.
         self._pool = BodyPool(executor, Turnstile(Shares(2 * threads, limits.body_bytes_running_max)))
         self._timeout_s_max = timeout_s_max
@@ -104,9 +103,9 @@ class Dispatcher:
 
     # ---- channels
 
-    def attach(self, channel: int, guest: str, nonce: bytes) -> None:
-        """Serve the requests of *channel* (the engine's key) as *guest*."""
-        self._guests[channel] = GuestContext(guest, nonce, Continuations(self._loop, channel, self.spent))
+    def attach(self, channel: int, guest: str, nonce: bytes, backend: Backend) -> None:
+        """Serve the requests of *channel* (the engine's key) as *guest*, on its own view of the backend."""
+        self._guests[channel] = GuestContext(guest, nonce, backend, Continuations(self._loop, channel, self.spent))
 
     def detach(self, channel: int) -> None:
         """Forget a channel: cancel what runs for it, let go of what is kept for it."""
@@ -233,7 +232,7 @@ class Dispatcher:
                 native.complete(_STATUS["INSUFFICIENT_BUFFER"], b"", RESPONSE_BYTES_MIN)
                 return
             request.once = once_key(context.guest, context.nonce, native.guid, request, body.size_bytes, resubmission)
-        response = await self._backend.execute(request, body)
+        response = await context.backend.execute(request, body)
         answered = body.waiting or native if isinstance(body, PiecedBody) else native
         held = await self._delivery.answer(answered, request.method, response)
         if held is not None:

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from pvblob import _native
@@ -23,7 +23,9 @@ from pvblob.vmbus.messages import Message
 from pvblob.vmbus.records import Bounds
 from pvblob.vmbus.session import HOST, Crossed, Session
 from pvblob.vmbus.user_data import DeviceLimits, OpenUserData
+from pvblob.vsp.audit import PeerLog
 from pvblob.vsp.dispatch import Dispatcher
+from pvblob.vsp.guard import GuardedBackend
 
 log = logging.getLogger("pvblob.vsp")
 
@@ -41,16 +43,24 @@ class Services:
     new_channel_key: Callable[[], int]
     channel_failed: dict[int, Callable[[str], None]]  # by channel key: called when the ring was corrupted
     polling_granted_us: Callable[[], int]
+    peer_log: PeerLog
 
 
 class GuestConnection:
     """One connected guest. It ends by `end`, from whichever side, and then has let go of everything."""
 
     def __init__(
-        self, bus: Bus, services: Services, instance_id: UUID, on_end: Callable[[GuestConnection], None]
+        self,
+        bus: Bus,
+        services: Services,
+        backend: GuardedBackend,
+        instance_id: UUID,
+        on_end: Callable[[GuestConnection], None],
     ) -> None:
         self._bus = bus
         self._services = services
+        self.backend = backend
+        self.limits = _limits_of(backend, services.limits)
         self._instance_id = instance_id
         self._on_end = on_end
         self._session = Session(HOST, bounds=Bounds(regions_max=services.limits.regions_max))
@@ -61,7 +71,7 @@ class GuestConnection:
         self._loop = asyncio.get_running_loop()
         self._pidfd: int | None = None
         self.ended = False
-        self.identity = f"uid:{bus.peer.uid}"
+        self.identity = backend.guest.identity
         self.pid = bus.peer.pid
 
     def begin(self) -> None:
@@ -74,6 +84,9 @@ class GuestConnection:
         self._loop.add_reader(self._bus.fileno(), self._readable)
         if self._pidfd is not None:
             self._loop.add_reader(self._pidfd, self.end, "its process ended")
+
+    def _warn(self, what: str) -> None:
+        self._services.peer_log.warning(self.identity, f"guest pid {self.pid} {what}")
 
     def refuse(self, reason: str) -> None:
         """Tell the guest why it is not served, and end."""
@@ -105,6 +118,10 @@ class GuestConnection:
             with contextlib.suppress(ChannelError, LocalProtocolError):
                 self._send(m.RescindChannelOffer(relid))
         self.end("the host withdrew the device")
+
+    def reconsider(self) -> bool:
+        """Take the policy now in force; False when it does not name this guest any more."""
+        return self.backend.reconsider()
 
     def grant_polling(self) -> None:
         """Publish how long this guest may poll before it sleeps (design §6)."""
@@ -138,10 +155,10 @@ class GuestConnection:
         except BusClosed:
             self.end("it closed its socket")
         except RemoteProtocolError as broken:
-            log.warning("guest pid %d broke the protocol: %s", self.pid, broken)
+            self._warn(f"broke the protocol: {broken}")
             self.refuse(f"protocol error: {broken}")
         except ChannelError as failed:
-            log.warning("guest pid %d is dropped: %s", self.pid, failed)
+            self._warn(f"is dropped: {failed}")
             self.end(str(failed))
 
     def _handle(self, message: object, descriptors: list[int]) -> None:
@@ -188,7 +205,7 @@ class GuestConnection:
         relid = self._session.allocate_relid()
         if relid is None:
             raise RemoteProtocolError("the guest holds every relid it may have")
-        user_data = self._services.limits.encode()
+        user_data = self.limits.encode()
         self._send(m.OfferChannel(AZURE_BLOB_CLASS, self._instance_id, relid, user_data))
         self._send(m.AllOffersDelivered())
 
@@ -199,12 +216,12 @@ class GuestConnection:
         try:
             if not message.sealed:
                 raise ValueError("unsealed regions are not accepted yet")  # Device.register: a later issue
-            if self._lent_bytes + message.length > self._services.limits.lent_bytes_max:
-                raise ValueError(f"more than {self._services.limits.lent_bytes_max} bytes lent")
+            if self._lent_bytes + message.length > self.limits.lent_bytes_max:
+                raise ValueError(f"more than {self.limits.lent_bytes_max} bytes lent")
             self._memory.add_region(message.gpa, message.length, descriptor)
             self._lent_bytes += message.length
         except (ValueError, OSError) as refused:
-            log.warning("guest pid %d: memory region at 0x%x refused: %s", self.pid, message.gpa, refused)
+            self._warn(f"memory region at 0x{message.gpa:x} refused: {refused}")
             status = STATUS_UNSUCCESSFUL
         self._send(m.MemoryRegionResult(message.gpa, status))
 
@@ -229,15 +246,15 @@ class GuestConnection:
                 self._memory,
                 gpadl.pfns,
                 message.downstream_page_offset,
-                self._services.limits.requests_in_flight_max,
+                self.limits.requests_in_flight_max,
             )
         except (ValueError, OSError) as refused:
-            log.warning("guest pid %d: channel %d not opened: %s", self.pid, message.relid, refused)
+            self._warn(f"channel {message.relid} not opened: {refused}")
             self._send(m.OpenChannelResult(message.relid, message.open_id, STATUS_UNSUCCESSFUL))
             return
         self._channels[message.relid] = key
         self._services.channel_failed[key] = self._channel_failed
-        self._services.dispatcher.attach(key, self.identity, user_data.nonce)
+        self._services.dispatcher.attach(key, self.identity, user_data.nonce, self.backend)
         try:
             self._send(m.Doorbells(message.relid), (bell, socket))
             self._send(m.OpenChannelResult(message.relid, message.open_id, STATUS_SUCCESS))
@@ -245,7 +262,7 @@ class GuestConnection:
             close_all((bell, socket))
 
     def _channel_failed(self, reason: str) -> None:
-        log.warning("guest pid %d corrupted its ring: %s", self.pid, reason)
+        self._warn(f"corrupted its ring: {reason}")
         self.refuse(f"ring corrupted: {reason}")
 
     def _close_channel(self, relid: int) -> None:
@@ -254,3 +271,16 @@ class GuestConnection:
             self._services.channel_failed.pop(key, None)
             self._services.engine.close_channel(key)
             self._services.dispatcher.detach(key)
+
+
+def _limits_of(backend: GuardedBackend, host: DeviceLimits) -> DeviceLimits:
+    """Return what is offered to this guest: the host's limits, narrowed by its policy entry."""
+    entry = backend.entry
+    if entry is None:
+        return host
+    requests, lent = entry.limits.requests_in_flight, entry.limits.lent_bytes
+    return replace(
+        host,
+        requests_in_flight_max=min(requests or host.requests_in_flight_max, host.requests_in_flight_max),
+        lent_bytes_max=min(lent or host.lent_bytes_max, host.lent_bytes_max),
+    )

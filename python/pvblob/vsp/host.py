@@ -1,4 +1,4 @@
-"""The host: listens on its socket, serves each guest that connects, and stops in order.
+"""The host: listens on its sockets, serves each guest that policy names, and stops in order.
 
 One process, one asyncio loop for everything that is decided, Rust threads for everything that is moved. A guest costs
 a bounded number of descriptors, so the host knows how many guests its limit of open files allows, and refuses the
@@ -8,25 +8,32 @@ next one with a reason instead of failing at some later point.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 from uuid import uuid4
 
 from pvblob import _native
+from pvblob.errors import ChannelError, PvblobError
 from pvblob.http import Backend
 from pvblob.vmbus import messages as m
-from pvblob.vmbus.bus import Bus, listen
+from pvblob.vmbus.bus import Bus, Listener, listen
 from pvblob.vmbus.constants import STATUS_REFUSED
 from pvblob.vmbus.user_data import DeviceLimits, Features
+from pvblob.vsp.audit import Audit, PeerLog
 from pvblob.vsp.budget import Limits
 from pvblob.vsp.delivery import RESPONSE_BYTES_MIN
 from pvblob.vsp.dispatch import Dispatcher
+from pvblob.vsp.guard import Guard
 from pvblob.vsp.guest import GuestConnection, Services
+from pvblob.vsp.peer import guest_of
+from pvblob.vsp.policy import Guest, Policy, built_in
 
 log = logging.getLogger("pvblob.vsp")
 
@@ -37,9 +44,19 @@ POLLING_US = 50
 _FULL = "the host's limit of open files allows no more guests; raise it (ulimit -n, LimitNOFILE=) and restart the host"
 
 
+class SocketSettings(NamedTuple):
+    """A socket to listen on. mode: who may connect.  group: gid it belongs to, None for the host's own."""
+
+    path: Path
+    mode: int = 0o600
+    group: int | None = None
+
+
 class Host:
     """Serves *backend* to the guests that connect to *socket_path*.
 
+    guard: judges guests and what they ask; None serves the host's own user and root, and judges nothing more.
+    sockets: more sockets to listen on.  socket_mode, socket_group: of *socket_path*.
     timeout_s_max: the longest a request may take, and the deadline of those that name none.
     lent_bytes_max: how much memory one guest may lend.  workers: threads that take packets and move bytes.
     limits: what is spent on all guests together; None = the defaults of `budget.Limits`.
@@ -50,14 +67,22 @@ class Host:
         backend: Backend,
         socket_path: str | Path,
         *,
+        guard: Guard | None = None,
+        sockets: Iterable[SocketSettings] = (),
+        socket_mode: int = 0o600,
+        socket_group: int | None = None,
         timeout_s_max: float = 300.0,
         requests_in_flight_max: int = 1024,
         lent_bytes_max: int = 4 << 30,
         workers: int | None = None,
         limits: Limits | None = None,
     ) -> None:
-        self._backend = backend
+        self.peer_log = PeerLog(log)
+        self.guard = guard or Guard(backend, None, built_in(os.geteuid()), Audit(self.peer_log))
         self.socket_path = Path(socket_path)
+        main = SocketSettings(self.socket_path, socket_mode, socket_group)
+        self._sockets = {socket.path: socket for socket in (*sockets, main)}
+        self._listeners: dict[Path, Listener] = {}
         self._timeout_s_max = timeout_s_max
         self._limits = DeviceLimits(
             requests_in_flight_max=requests_in_flight_max,
@@ -76,17 +101,17 @@ class Host:
         self._instance_id = uuid4()
         self._guests_max = 0
         self._running = False
+        self.refused = 0
 
     async def start(self) -> None:
-        """Listen and serve. Raises ChannelError when another host listens on the socket."""
+        """Listen and serve. Raises ChannelError when another host listens on a socket, SettingsError for a bad one."""
         self._loop = asyncio.get_running_loop()
         self._guests_max = raise_descriptor_limit()
-        self._listener = listen(self.socket_path, refusal=m.encode(m.Refused.because(STATUS_REFUSED, _FULL)))
+        listening = self._listen_on_all()
         self._executor = ThreadPoolExecutor(self._workers, "pvblob-store")
         self._engine = _native.HostEngine(self._workers, self._workers)
         self._dispatcher = Dispatcher(
             self._engine,
-            self._backend,
             self._executor,
             threads=self._workers,
             limits=self._budget,
@@ -100,8 +125,10 @@ class Host:
             lambda: next(self._keys),
             self._channel_failed,
             self._polling_us,
+            self.peer_log,
         )
-        self._loop.add_reader(self._listener.fileno(), self._accept)
+        for socket, listener in listening:
+            self._accept_on(socket, listener)
         self._running = True
 
     async def stop(self) -> None:
@@ -109,13 +136,14 @@ class Host:
         if not self._running:
             return
         self._running = False
-        self._loop.remove_reader(self._listener.fileno())
-        self._listener.close()
+        for path in list(self._listeners):
+            self._ignore(path)
         for guest in list(self._guests):
             guest.rescind()
         await self._dispatcher.close()
         self._engine.stop()
         self._executor.shutdown()
+        self.peer_log.close()
 
     async def __aenter__(self) -> Host:
         await self.start()
@@ -134,25 +162,74 @@ class Host:
         """The dispatcher, for its counters."""
         return self._dispatcher
 
+    # ---- sockets
+
+    def _listen(self, socket: SocketSettings) -> Listener:
+        refusal = m.encode(m.Refused.because(STATUS_REFUSED, _FULL))
+        return listen(socket.path, refusal=refusal, mode=socket.mode, group=socket.group)
+
+    def _listen_on_all(self) -> list[tuple[SocketSettings, Listener]]:
+        with contextlib.ExitStack() as undo:
+            listening = [(socket, undo.enter_context(self._listen(socket))) for socket in self._sockets.values()]
+            undo.pop_all()
+        return listening
+
+    def _accept_on(self, socket: SocketSettings, listener: Listener) -> None:
+        self._listeners[socket.path] = listener
+        self._loop.add_reader(listener.fileno(), self._accept, socket.path)
+
+    def _ignore(self, path: Path) -> None:
+        listener = self._listeners.pop(path)
+        self._loop.remove_reader(listener.fileno())
+        listener.close()
+
+    # ---- policy
+
+    def apply_policy(self, policy: Policy, sockets: Iterable[SocketSettings] = ()) -> None:
+        """Judge by *policy* from now on and listen on *sockets* beside the first one.
+
+        Guests that it does not name are dismissed; the others go on under their new rights, and under the limits they
+        were offered until they connect again. A socket that cannot be had is logged and left out.
+        """
+        self.guard.enforce(policy)
+        for guest in list(self._guests):
+            if not guest.reconsider():
+                guest.refuse("the host's policy does not name this process any more")
+        wanted = {self.socket_path: self._sockets[self.socket_path]} | {socket.path: socket for socket in sockets}
+        for path in [path for path in self._listeners if wanted.get(path) != self._sockets[path]]:
+            self._ignore(path)
+        self._sockets = wanted
+        for path in wanted.keys() - self._listeners.keys():
+            try:
+                self._accept_on(wanted[path], self._listen(wanted[path]))
+            except PvblobError as error:
+                log.error("%s", error)
+
     # ---- guests
 
-    def _accept(self) -> None:
-        bus = self._listener.accept()
+    def _accept(self, path: Path) -> None:
+        bus = self._listeners[path].accept()
         if bus is not None:
-            self._serve(bus)
+            self._serve(bus, path)
 
-    def _serve(self, bus: Bus) -> None:
-        guest = GuestConnection(bus, self._services, self._instance_id, self._forget)
-        if bus.peer.uid not in (os.geteuid(), 0):
-            log.warning("refused pid %d of uid %d: only uid %d is served", guest.pid, bus.peer.uid, os.geteuid())
-            guest.refuse(f"this host serves uid {os.geteuid()} only; you are uid {bus.peer.uid}")
+    def _serve(self, bus: Bus, path: Path) -> None:
+        who = guest_of(bus, path)
+        backend = self.guard.admit(who)
+        if backend is None:
+            self._refuse(bus, who, f"{self.guard.policy.source} names no guest like this process (uid {who.uid})")
         elif len(self._guests) >= self._guests_max:
-            log.warning("refused pid %d: %d guests are connected", guest.pid, len(self._guests))
-            guest.refuse(_FULL)
+            self._refuse(bus, who, _FULL)
         else:
+            guest = GuestConnection(bus, self._services, backend, self._instance_id, self._forget)
             self._guests.add(guest)
             guest.begin()
             self._regrant()
+
+    def _refuse(self, bus: Bus, who: Guest, reason: str) -> None:
+        self.refused += 1
+        self.peer_log.warning(who.identity, f"refused pid {who.pid} uid {who.uid} cgroup {who.cgroup}: {reason}")
+        with bus, contextlib.suppress(ChannelError):
+            bus.send(m.encode(m.Refused.because(STATUS_REFUSED, reason)))
 
     def _forget(self, guest: GuestConnection) -> None:
         if guest in self._guests:

@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from pvblob.errors import SettingsError
 from pvblob.settings import default_socket_path
+from pvblob.vsp.policy_file import Group, Mode
 
 CONFIG_NAME = "pvblob.toml"
 ENVIRONMENT_PREFIX = "PVBLOB_"
@@ -46,11 +47,15 @@ class HostSettings(BaseSettings):
 
     socket: the control socket guests connect to.  store: directory of the embedded service.  http: `HOST:PORT` of the
     HTTP front, off when None.  durability: "fsync" acknowledges a write when it survives a power cut, "none" when it
-    survives the end of the process.  accounts: account → base64 key, for the HTTP front.  development_account: whether
-    the well-known key opens `devstoreaccount1` over HTTP.
+    survives the end of the process.  accounts: account → base64 key, for the HTTP front and for guests in mode
+    "verify".  development_account: whether the well-known key opens `devstoreaccount1` there.  policy: the file that
+    says who may do what; None serves the host's own user and root.  socket_mode, socket_group: of the control socket.
+    metrics: `HOST:PORT` where Prometheus may scrape, off when None.
     """
 
-    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True, validate_default=False
+    )
 
     socket: Path = Field(default_factory=default_socket_path)
     store: Path = Field(default_factory=default_store_path)
@@ -58,12 +63,21 @@ class HostSettings(BaseSettings):
     durability: Literal["fsync", "none"] = "fsync"
     accounts: dict[str, str] = Field(default_factory=dict)
     development_account: bool = True
+    policy: Path | None = None
+    socket_mode: Mode = 0o600
+    socket_group: Group | None = None
+    metrics: str | None = None
 
-    @field_validator("http")
+    @field_validator("http", "metrics")
     @classmethod
     def _http_is_an_address(cls, value: str | None) -> str | None:
         if value:
             _parse_address(value)
+        return value or None
+
+    @field_validator("policy", "socket_group", mode="before")
+    @classmethod
+    def _empty_is_not_given(cls, value: object) -> object:
         return value or None
 
     @field_validator("accounts")
@@ -80,6 +94,11 @@ class HostSettings(BaseSettings):
     def http_address(self) -> HttpAddress | None:
         """Where the HTTP front listens, None when it is off."""
         return _parse_address(self.http) if self.http else None
+
+    @property
+    def metrics_address(self) -> HttpAddress | None:
+        """Where metrics are served, None when they are not."""
+        return _parse_address(self.metrics) if self.metrics else None
 
     @property
     def account_keys(self) -> dict[str, bytes]:
