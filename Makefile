@@ -16,7 +16,7 @@ PYTEST_ARGS ?=
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help toolchain setup demo test test-rust test-python loom lint check bench fmt clean
+.PHONY: help toolchain setup demo quick test test-rust test-python loom lint check bench fmt clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,12 @@ demo: setup ## The main job: 100 processes read real blobs over HTTP and over th
 	$(BIN)/pvblob demo $(ARGS)
 
 test: test-rust loom test-python ## All tests
+
+# What needs no second process, without the tests that try thousands of cases.
+QUICK_TESTS := $(wildcard tests/test_*.py) tests/vmbus tests/blobs tests/front tests/vsc tests/client tests/vsp
+
+quick: test-rust setup ## The unit-level tests, in under a minute
+	$(BIN)/pytest -m "not long" $(PYTEST_ARGS) $(QUICK_TESTS)
 
 test-rust:
 	cargo test --quiet --workspace

@@ -90,6 +90,7 @@ def allowed_states(log: list[tuple[str, str, str]], before: dict[str, set[str]])
     return states
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("seed", "durability"), [(1, "fsync"), (2, "fsync"), (3, "none")])
 def test_every_acknowledged_write_survives_kill_9(tmp_path, seed, durability):
     chance = random.Random(seed)

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given, settings
 
 from pvblob.blobs.service import OPERATIONS, EmbeddedService
@@ -85,6 +86,7 @@ def test_the_good_requests_reach_every_operation_that_changes_something():
     assert changing - reached <= {("PUT", "blob", None, "metadata")}
 
 
+@pytest.mark.long
 def test_no_request_makes_the_service_fail():
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory())

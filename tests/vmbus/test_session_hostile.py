@@ -56,6 +56,7 @@ def ready(role: Role) -> Session:
     return session
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("role", [GUEST, HOST], ids=repr)
 @given(st.data())
 def test_whatever_a_peer_sends_is_taken_or_a_remote_error(role: Role, data: st.DataObject) -> None:

@@ -26,7 +26,7 @@ from pvblob.vmbus.transitions import (
 PairAt = Callable[[State], Any]
 Examples = dict[type[m.Message], m.Message]
 EVERY_TYPE = tuple(m.MESSAGE_TYPES.values())
-CHANNEL_TYPES = tuple({message for state, message in TRANSITIONS if isinstance(state, ChannelState)})
+CHANNEL_TYPES = tuple(dict.fromkeys(message for state, message in TRANSITIONS if isinstance(state, ChannelState)))
 # The messages that speak of a record of this kind; of the others its state says nothing.
 TYPES_OF: dict[type[State], tuple[type[m.Message], ...]] = {
     ConnectionState: EVERY_TYPE,

@@ -157,6 +157,7 @@ def same(guest: State, host: State) -> bool:
     return guest is host or (guest, host) == (ConnectionState.RECONTACTING, ConnectionState.CONTACTING)
 
 
+@pytest.mark.long
 def test_honest_ends_never_fail_each_other_whatever_crosses(monkeypatch: pytest.MonkeyPatch) -> None:
     """W-27. A failure names its seed. In the end no entry of the table is dead."""
     recording = Recording()
