@@ -50,7 +50,6 @@ def lock_store(directory: Path) -> int:
 def open_catalog(directory: Path, *, durable: bool) -> sqlite3.Connection:
     """Open, migrate and check the catalog; returns the writing connection."""
     path = directory / "catalog.sqlite"
-    fresh = not path.exists()
     connection = None
     try:
         connection = catalog.connect(path, durable=durable)
@@ -65,10 +64,26 @@ def open_catalog(directory: Path, *, durable: bool) -> sqlite3.Connection:
         raise StoreCorrupt(
             f"the catalog {path} is damaged: {'; '.join(problems)}. Restore it, or `sqlite3 {path} .recover`"
         )
-    if fresh and durable:
-        sync_directory(directory)
-        sync_directory(directory.parent)
+    if durable:
+        _settle(connection, directory)
     return connection
+
+
+def _settle(connection: sqlite3.Connection, directory: Path) -> None:
+    """Make durable what is seen now, before `rebuild` acts on it.
+
+    A host that was killed may have left a commit that we read but that has not reached the disk. The runs which that
+    commit freed are about to be cut off, punched or used again: after a power cut that takes the commit back, the
+    catalog would refer to them. The same holds for the names of the store's files.
+    """
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    sync_directory(directory / "segments")
+    sync_directory(directory)
+    for above in directory.parents:
+        try:
+            sync_directory(above)
+        except OSError:  # not ours to open or to sync, so we have not made it
+            break
 
 
 def rebuild(connection: sqlite3.Connection, extents: Extents) -> None:
