@@ -15,6 +15,11 @@ from pvblob.http import Backend, Body, Fields, Request, Response
 from pvblob.vsp.host import Host
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seed", type=int, default=None, help="replay a crash test with the seed it printed")
+    parser.addoption("--points", type=int, default=None, help="how many points the crash tests try")
+
+
 class LiveHost:
     """A `Host` on a thread of its own. `stop` and `start` make it a host that was restarted."""
 

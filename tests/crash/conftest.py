@@ -1,0 +1,26 @@
+"""How much the crash tests do: a short seeded part in `make test`, all of it in `make crash`. Seeds are printed."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+
+import pytest
+
+FULL = bool(os.environ.get("CRASH_FULL"))
+
+
+@pytest.fixture
+def crash_seed(request: pytest.FixtureRequest) -> Iterator[int]:
+    """The seed of this run: `--seed N`, or a new one that is printed when the test fails."""
+    given = request.config.getoption("--seed")
+    seed = random.SystemRandom().randrange(10**6) if given is None else given
+    print(f"replay with: pytest {request.node.nodeid} --seed {seed}")  # noqa: T201
+    yield seed
+
+
+@pytest.fixture
+def crash_points(request: pytest.FixtureRequest) -> int:
+    """How many points to try."""
+    return int(request.config.getoption("--points") or (240 if FULL else 16))

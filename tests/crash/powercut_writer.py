@@ -1,0 +1,106 @@
+"""The workload of the power cut test; run under strace as `python powercut_writer.py STORE SNAPSHOTS SEED LIVES ACKS
+DURABILITY`.
+
+It starts one writer after the other on the same store, kills each with SIGKILL after so many acknowledged writes, and
+copies the store then, as a check of the record. A writer says on standard output what it begins and what was
+acknowledged, one line each: `begin NAME DIGEST GUID`, `done NAME DIGEST GUID ETAG`; a digest of `-` is a deletion.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Literal
+
+WORKERS = 4
+SEGMENT_BYTES = 128 << 10
+
+
+def supervise(store: str, snapshots: Path, seed: int, lives: int, acks: int, durability: str) -> None:
+    chance = random.Random(seed)
+    for life in range(lives):
+        command = [sys.executable, __file__, "writer", store, str(seed * 1000 + life), durability]
+        done = 0
+        target = chance.randrange(acks // 2, acks)
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
+            assert writer.stdout is not None
+            for line in writer.stdout:
+                done += line.startswith(b"done")
+                if done == target:
+                    time.sleep(chance.random() * 0.02)  # the end comes anywhere in a commit, not just after one
+                    os.kill(writer.pid, signal.SIGKILL)
+                    break
+        assert writer.returncode == -signal.SIGKILL, writer.returncode
+        snapshot = snapshots / str(life)
+        shutil.copytree(Path(store).parent, snapshot)
+        os.write(1, f"copied {snapshot}\n".encode())
+
+
+async def write(store: str, seed: int, durability: Literal["fsync", "none"]) -> None:
+    from pvblob.blobs.service import EmbeddedService
+    from pvblob.http import BytesBody, Fields, OnceKey, Request
+
+    chance = random.Random(seed)
+    service = EmbeddedService(Path(store), durability=durability, segment_bytes=SEGMENT_BYTES)
+    service.open()
+    assert service._writer is not None
+    service._writer.execute("PRAGMA wal_autocheckpoint = 30")  # checkpoints are what a short run would not see
+
+    async def send(method: str, target: str, body: bytes = b"", once: OnceKey | None = None) -> str:
+        fields = Fields([("x-ms-blob-type", "BlockBlob")])
+        response = await service.execute(Request(method, "https", "acct.blob.x", target, fields, once), BytesBody(body))
+        assert response.status in (200, 201, 202, 404, 409), (method, target, response)
+        return response.fields.get("etag") or "-"
+
+    def say(*words: str) -> None:
+        os.write(1, (" ".join(words) + "\n").encode())
+
+    async def change(name: str) -> None:
+        guid = chance.randbytes(16)
+        once = OnceKey("uid:0", bytes(16), guid, hashlib.sha256(guid).digest(), False)
+        body = chance.randbytes(chance.randrange(1, chance.choice([600, 20_000, 60_000])))
+        digest = hashlib.sha256(body).hexdigest()
+        kind = chance.random()
+        if kind < 0.15:
+            digest = "-"
+            say("begin", name, digest, guid.hex())
+            etag = await send("DELETE", f"/con/{name}", once=once)
+        elif kind < 0.75:
+            say("begin", name, digest, guid.hex())
+            etag = await send("PUT", f"/con/{name}", body, once)
+        else:
+            half = len(body) // 2 or 1
+            pieces = {"AAAA": body[:half], "BBBB": body[half:]} if len(body) > 1 else {"AAAA": body}
+            for block, piece in pieces.items():
+                await send("PUT", f"/con/{name}?comp=block&blockid={block}", piece)
+            names = "".join(f"<Latest>{block}</Latest>" for block in pieces)
+            say("begin", name, digest, guid.hex())
+            xml = f"<BlockList>{names}</BlockList>".encode()
+            etag = await send("PUT", f"/con/{name}?comp=blocklist", xml, once)
+        say("done", name, digest, guid.hex(), etag)
+
+    async def worker(number: int) -> None:
+        while True:
+            await change(f"w{number}-{chance.randrange(5)}")
+            if chance.random() < 0.05:
+                store = service._store
+                assert store is not None
+                await asyncio.to_thread(store.extents.punch_idle, 4096)
+
+    await send("PUT", "/con?restype=container")
+    await asyncio.gather(*[worker(number) for number in range(WORKERS)])
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "writer":
+        asyncio.run(write(sys.argv[2], int(sys.argv[3]), sys.argv[4]))  # type: ignore[arg-type]
+    else:
+        supervise(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]), sys.argv[6])
