@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
 
 import pytest
 
@@ -12,12 +11,12 @@ FULL = bool(os.environ.get("CRASH_FULL"))
 
 
 @pytest.fixture
-def crash_seed(request: pytest.FixtureRequest) -> Iterator[int]:
+def crash_seed(request: pytest.FixtureRequest) -> int:
     """The seed of this run: `--seed N`, or a new one that is printed when the test fails."""
     given = request.config.getoption("--seed")
     seed = random.SystemRandom().randrange(10**6) if given is None else given
     print(f"replay with: pytest {request.node.nodeid} --seed {seed}")  # noqa: T201
-    yield seed
+    return seed
 
 
 @pytest.fixture
