@@ -1,8 +1,8 @@
 """A disk that forgets: what files may look like after a power cut, by the rules of POSIX and nothing kinder.
 
 A write is safe once an fsync of its file that began after it has ended; a name is safe once its directory was synced.
-Everything else may be there whole, in part (by sectors of 512 bytes), as a longer file full of zeros, or not at all, in any
-combination. Fed with recorded system calls under one directory.
+Everything else may be there whole, in part (by sectors of 512 bytes), as a longer file full of zeros, or not at all, in
+any combination. Fed with recorded system calls under one directory.
 """
 
 from __future__ import annotations
@@ -254,9 +254,7 @@ class Disk:
 
 def choose_fate(chance: random.Random) -> tuple[str, Callable[[Change | None], str]]:
     """Choose what becomes of what is not safe: a name for it, and a function from a change to its fate."""
-    mode = chance.choice(
-        ["nothing", "everything", "half", "half", "torn", "torn", "zeros", "data first", "names first"]
-    )
+    mode = chance.choice(["nothing", "everything", "half", "half", "torn", "torn", "zeros", "data", "names"])
     fates = ["kept", "torn", "zeros", "lost"]
 
     def fate(change: Change | None) -> str:
@@ -271,7 +269,7 @@ def choose_fate(chance: random.Random) -> tuple[str, Callable[[Change | None], s
                 return chance.choice(fates)
             case "zeros":
                 return chance.choice(["zeros", "lost", "kept"])
-            case "data first":
+            case "data":
                 return "lost" if change is None or change.kind != "write" else chance.choice(["kept", "kept", "torn"])
             case _:
                 return "kept" if change is None or change.kind != "write" else chance.choice(fates)

@@ -1,7 +1,7 @@
 """Design rule 9: with durability "fsync" an acknowledged write survives a power cut, whatever the disk had not synced.
 
-Every system call of real writers (killed and started again on one store) is recorded; the disk is then rebuilt as it may
-look after a cut at any of them, with any of the unsynced writes lost or torn, and the store is opened on it.
+Every system call of real writers (killed and started again on one store) is recorded; the disk is then rebuilt as it
+may look after a cut at any of them, with any of the unsynced writes lost or torn, and the store is opened on it.
 """
 
 from __future__ import annotations

@@ -156,12 +156,17 @@ def test_in_any_order_of_events_nothing_is_lost_starved_or_over_the_bounds(seed:
             queue.leave(guest, size)
         assert len(queue) == len(waiting)
         assert queue.shares.count == len(running) <= queue.shares.count_max + len(guests)
-    while waiting or running:  # drained: everything that was put is served
+    drain(queue, waiting, running)
+    assert queue.guests == 0
+    assert (queue.shares.count, queue.shares.size_bytes) == (0, 0)
+
+
+def drain(queue: FairQueue[str, int], waiting: dict[int, tuple[str, int]], running: list[tuple[str, int, int]]) -> None:
+    """Everything that was put is served, and what waits is never stuck."""
+    while waiting or running:
         while (taken := queue.take()) is not None:
             assert waiting.pop(taken[1]) == (taken[0], taken[2])
             running.append(taken)
-        assert running, "what waits is never stuck"
+        assert running
         guest, _, size = running.pop()
         queue.leave(guest, size)
-    assert queue.guests == 0
-    assert (queue.shares.count, queue.shares.size_bytes) == (0, 0)
