@@ -91,6 +91,9 @@ class LentBuffer:
     def slice(self, offset: int, length: int) -> LentBuffer:
         """Return another buffer over *length* bytes from *offset*, on the same pages. IndexError: outside."""
 
+    def copy_to(self, out: Buffer, length: int) -> None:
+        """Copy the first *length* bytes to the start of *out*. IndexError: outside; BufferError: *out* is read-only."""
+
     def write_request(
         self, method: str, scheme: str, authority: str, path: str, fields: Sequence[tuple[str, str]], room: int
     ) -> int:
@@ -98,6 +101,17 @@ class LentBuffer:
 
     def read_response(self, length: int) -> tuple[int, FieldPairs, bytes]:
         """Decode an RFC 9292 response of *length* bytes from the start, from a private copy. ValueError: it is none."""
+
+@final
+class BytesBuilder:
+    """A `bytes` of *size* bytes that is filled from lent memory piece by piece, without a copy more."""
+
+    def __new__(cls, size: int) -> BytesBuilder: ...
+    def add(self, piece: LentBuffer, length: int) -> None:
+        """Append the first *length* bytes of *piece*. IndexError: it has fewer, or more than are missing."""
+
+    def finish(self) -> bytes:
+        """Return the bytes, once. ValueError: some are missing."""
 
 @final
 class LentMemory:

@@ -72,22 +72,76 @@ impl OutBuffer {
 
 /// Makes `bytes` of the first `length` bytes of lent memory; without the GIL when they are many.
 pub(crate) fn bytes_of<'py>(py: Python<'py>, from: &LentSlice, length: usize) -> PyResult<Bound<'py, PyBytes>> {
-    let size = ffi::Py_ssize_t::try_from(length).map_err(|_| PyBufferError::new_err("too long"))?;
-    // SAFETY: a null source asks for uninitialised bytes, which nobody sees before they are filled below.
+    let bytes = uninitialised(py, length)?;
+    fill_fresh(&bytes, 0, from, length);
+    Ok(bytes)
+}
+
+/// Makes a `bytes` of `size` bytes for [`fill_fresh`]; nobody may see it before it is filled whole.
+fn uninitialised(py: Python<'_>, size: usize) -> PyResult<Bound<'_, PyBytes>> {
+    let size = ffi::Py_ssize_t::try_from(size).map_err(|_| PyBufferError::new_err("too long"))?;
+    // SAFETY: a null source asks for uninitialised bytes, which are this module's alone until it has filled them.
     let object = unsafe { ffi::PyBytes_FromStringAndSize(std::ptr::null(), size) };
     // SAFETY: a new reference, or null with an exception set.
     let object = unsafe { Bound::from_owned_ptr_or_err(py, object) }?;
-    // SAFETY: it is a bytes object of `size` bytes, just made; the limited API gives its address in no other way.
-    let target = Target(unsafe { ffi::PyBytes_AsString(object.as_ptr()) }.cast::<u8>());
-    let source = from.pages.region().address(from.pages.offset() + from.offset, length);
-    let source = Target(source);
-    without_gil_if_large(py, length, || {
+    Ok(object.cast_into::<PyBytes>()?)
+}
+
+/// Copies the first `length` bytes of lent memory to byte `at` of a `bytes` that nobody else knows yet.
+///
+/// Panics if they are not inside either.
+fn fill_fresh(bytes: &Bound<'_, PyBytes>, at: usize, from: &LentSlice, length: usize) {
+    let size = bytes.len().unwrap_or(0);
+    assert!(at <= size && length <= size - at, "{length} bytes at {at} of {size}");
+    // SAFETY: a bytes object; the limited API gives its address in no other way.
+    let target = unsafe { ffi::PyBytes_AsString(bytes.as_ptr()) }.cast::<u8>().wrapping_add(at);
+    let (source, target) =
+        (Target(from.pages.region().address(from.pages.offset() + from.offset, length)), Target(target));
+    without_gil_if_large(bytes.py(), length, || {
         let (source, target) = (&source, &target);
-        // SAFETY: both are valid for `length` bytes (address() has checked the source, mapped while `from` lives); the
+        // SAFETY: both are valid for `length` bytes (checked above and by address(); mapped while `from` lives); the
         // target is private memory that nobody else knows yet, so they do not overlap.
         unsafe { std::ptr::copy_nonoverlapping(source.0, target.0, length) };
     });
-    Ok(object.cast_into::<PyBytes>()?)
+}
+
+/// A `bytes` that is filled from lent memory piece by piece.
+#[pyclass(module = "pvblob._native")]
+pub(crate) struct BytesBuilder {
+    /// `None` once it was handed out.
+    bytes: Option<Py<PyBytes>>,
+    size: usize,
+    filled: usize,
+}
+
+// `&mut self`: PyO3 lets one call in at a time, also while it copies without the GIL, and no copy is left when the bytes go out.
+#[pymethods]
+impl BytesBuilder {
+    #[new]
+    fn new(py: Python<'_>, size: usize) -> PyResult<Self> {
+        Ok(Self { bytes: Some(uninitialised(py, size)?.unbind()), size, filled: 0 })
+    }
+
+    /// Appends the first `length` bytes of lent memory.
+    fn add(&mut self, py: Python<'_>, from: &LentBuffer, length: usize) -> PyResult<()> {
+        let bytes = self.bytes.as_ref().ok_or_else(|| PyValueError::new_err("the bytes have been handed out"))?;
+        if length > from.0.length || length > self.size - self.filled {
+            let text =
+                format!("{length} bytes: the piece has {}, {} are missing", from.0.length, self.size - self.filled);
+            return Err(PyIndexError::new_err(text));
+        }
+        fill_fresh(bytes.bind(py), self.filled, &from.0, length);
+        self.filled += length;
+        Ok(())
+    }
+
+    /// Hands the bytes out, once, when every one of them is there.
+    fn finish(&mut self) -> PyResult<Py<PyBytes>> {
+        if self.filled != self.size {
+            return Err(PyValueError::new_err(format!("{} of {} bytes were added", self.filled, self.size)));
+        }
+        self.bytes.take().ok_or_else(|| PyValueError::new_err("the bytes have been handed out"))
+    }
 }
 
 /// An address that a copy may use in a thread that holds no GIL.
@@ -118,6 +172,18 @@ impl LentBuffer {
         }
         let pages = Arc::clone(&self.0.pages);
         Ok(Self(LentSlice { pages, offset: self.0.offset + offset, length }))
+    }
+
+    /// Copies the first `length` bytes to the start of `out`, a writable contiguous buffer.
+    fn copy_to(&self, py: Python<'_>, out: &Bound<'_, PyAny>, length: usize) -> PyResult<()> {
+        OutBuffer::with(out, |out| match out {
+            Some(out) if length <= out.len() && length <= self.0.length => {
+                without_gil_if_large(py, length, || out.fill(&self.0, length));
+                Ok(())
+            }
+            Some(_) => Err(PyIndexError::new_err(format!("{length} bytes do not fit"))),
+            None => Err(PyBufferError::new_err("not a writable contiguous buffer")),
+        })
     }
 
     /// Writes an RFC 9292 request at the start if it fits `room` bytes; returns its size either way.

@@ -29,6 +29,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("EVENT_FILLED", host::EVENT_FILLED)?;
     module.add("EVENT_CHANNEL_FAILED", host::EVENT_CHANNEL_FAILED)?;
     module.add_class::<buffer::LentBuffer>()?;
+    module.add_class::<buffer::BytesBuilder>()?;
     module.add_class::<guest::LentMemory>()?;
     module.add_class::<guest::Rings>()?;
     module.add_class::<guest::Waiter>()?;

@@ -13,25 +13,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pvblob import _native
-from pvblob.client.conversation import (
-    Answer,
-    AnswerLost,
-    BufferSink,
-    BytesSink,
-    Conversation,
-    Fill,
-    Lend,
-    LentSink,
-    Packet,
-    Sink,
-    Transact,
-    download,
-    envelope,
-    expected_bytes,
-    upload,
-)
+from pvblob.client.conversation import AnswerLost, Packet, download, envelope, expected_bytes, upload
+from pvblob.client.sinks import Answer, BufferSink, BytesSink, LentSink, Sink
 from pvblob.client.sources import AsyncUploadBody, AsyncUploadSource, Source, UploadBody, UploadSource, source_of
-from pvblob.errors import DeviceGone, HostUnavailable
+from pvblob.client.steps import Collect, Conversation, Fill, Lend, Post
+from pvblob.errors import DeviceGone, HostUnavailable, LentMemoryExhausted
 from pvblob.http import Request
 from pvblob.vsc.aio import AsyncDevice
 from pvblob.vsc.device import Device
@@ -111,6 +97,24 @@ class _Settings:
         return BufferSink(memoryview(out).cast("B"))
 
 
+def _lent(device: Device, step: Lend, deadline: float) -> _native.LentBuffer | None:
+    try:
+        return device.lend(step.size_bytes, step.size_bytes_min, deadline)
+    except LentMemoryExhausted:
+        if step.optional:
+            return None
+        raise
+
+
+async def _alent(device: AsyncDevice, step: Lend, deadline: float) -> _native.LentBuffer | None:
+    try:
+        return await device.lend(step.size_bytes, step.size_bytes_min, deadline)
+    except LentMemoryExhausted:
+        if step.optional:
+            return None
+        raise
+
+
 class Exchange(_Settings):
     """Blocking exchange over one device. It connects at its first use, and again when the host was restarted."""
 
@@ -154,12 +158,12 @@ class Exchange(_Settings):
         try:
             while True:
                 step = conversation.send(result)
-                if isinstance(step, Transact):
-                    result = device.transact(
-                        step.request, step.response, step.data, step.data_valid, step.guid, deadline
-                    )
+                if isinstance(step, Post):
+                    result = device.post(step.request, step.response, step.data, step.data_valid, step.guid, deadline)
+                elif isinstance(step, Collect):
+                    result = step.ticket.wait()
                 elif isinstance(step, Lend):
-                    result = device.lend(step.size_bytes, step.size_bytes_min, deadline)
+                    result = _lent(device, step, deadline)
                 elif isinstance(step, Fill) and source is not None:
                     result = source.fill(step.into)
         except StopIteration as stop:
@@ -219,12 +223,14 @@ class AsyncExchange(_Settings):
         try:
             while True:
                 step = conversation.send(result)
-                if isinstance(step, Transact):
-                    result = await device.transact(
+                if isinstance(step, Post):
+                    result = await device.post(
                         step.request, step.response, step.data, step.data_valid, step.guid, deadline
                     )
+                elif isinstance(step, Collect):
+                    result = await step.ticket.wait()
                 elif isinstance(step, Lend):
-                    result = await device.lend(step.size_bytes, step.size_bytes_min, deadline)
+                    result = await _alent(device, step, deadline)
                 elif isinstance(step, Fill) and source is not None:
                     result = await source.afill(step.into)
         except StopIteration as stop:

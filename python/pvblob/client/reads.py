@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pvblob import _native
 from pvblob.client import answers
-from pvblob.client.conversation import PIECE_BYTES, Answer, placed_and_fields
+from pvblob.client.conversation import PIECE_BYTES, placed_and_fields
 from pvblob.client.operations import blob_target
+from pvblob.client.sinks import Answer
 from pvblob.errors import DeadlineExceeded
 from pvblob.vsc.device import HOST_GRACE_S
 

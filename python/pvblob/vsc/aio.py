@@ -147,6 +147,46 @@ def _resolve(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
+class AsyncCompletion:
+    """A request on its way, awaited on the loop that sent it. Dropping it without `wait` cancels the request."""
+
+    __slots__ = ("_give_up_at", "_port", "_token")
+
+    def __init__(self, port: LoopPort, token: int, give_up_at: float) -> None:
+        self._port = port
+        self._token: int | None = token
+        self._give_up_at = give_up_at
+
+    async def wait(self) -> tuple[int, int]:
+        """Wait, once, for (device status, bytes in the response buffer). Cancelling the task cancels the request."""
+        token = self._token
+        assert token is not None, "waited for already, or cancelled"
+        channel = self._port.link.channel
+        try:
+            while True:
+                outcome: tuple[int, int] | None = channel.take(token)
+                if outcome is not None:
+                    self._token = None
+                    return outcome
+                if channel.is_closed():
+                    raise closed(self._port.link)
+                if time.monotonic() >= self._give_up_at:
+                    raise DeadlineExceeded("the host did not complete the request within its deadline")
+                await self._port.completed(token, self._give_up_at)
+        except BaseException:
+            self.cancel()
+            raise
+
+    def cancel(self) -> None:
+        """Stop waiting and ask the host to stop."""
+        token, self._token = self._token, None
+        if token is not None:
+            self._port.link.channel.abandon(token)
+
+    def __del__(self) -> None:
+        self.cancel()
+
+
 class AsyncDevice:
     """The asyncio face of a Device; one object may be used from several loops."""
 
@@ -215,7 +255,7 @@ class AsyncDevice:
         """Lend a buffer; see `Device.allocate`."""
         return await self.lend(size_bytes, size_bytes, time.monotonic() + timeout_s)
 
-    async def transact(
+    async def post(
         self,
         request: _native.LentBuffer,
         response: _native.LentBuffer,
@@ -223,8 +263,8 @@ class AsyncDevice:
         data_valid: int,
         guid: bytes,
         deadline: float,
-    ) -> tuple[int, int]:
-        """Send one request and wait for it; see `Device.transact`. Cancelling the task cancels it at the host."""
+    ) -> AsyncCompletion:
+        """Send one request; see `Device.post`. Waits for credits and for room in the ring within the deadline."""
         link = self._device.current()
         if link is None or not link.memory.owns(request):
             raise DeviceGone("the connection that lent these buffers has ended")
@@ -234,7 +274,7 @@ class AsyncDevice:
             timeout_ms = timeout_ms_until(deadline, link)
             token = channel.submit(port.waiter, request, response, data, data_valid, timeout_ms, guid)
             if token is not None:
-                return await self._wait(port, token, deadline + HOST_GRACE_S)
+                return AsyncCompletion(port, token, deadline + HOST_GRACE_S)
             await port.changed(deadline)
 
     async def request(
@@ -248,24 +288,8 @@ class AsyncDevice:
     ) -> tuple[int, int]:
         """Send one request and wait for it; returns (device status, bytes in the response buffer)."""
         deadline = time.monotonic() + timeout_s
-        return await self.transact(request, response, data, data_valid, os.urandom(16), deadline)
-
-    @staticmethod
-    async def _wait(port: LoopPort, token: int, give_up_at: float) -> tuple[int, int]:
-        channel = port.link.channel
-        try:
-            while True:
-                outcome: tuple[int, int] | None = channel.take(token)
-                if outcome is not None:
-                    return outcome
-                if channel.is_closed():
-                    raise closed(port.link)
-                if time.monotonic() >= give_up_at:
-                    raise DeadlineExceeded("the host did not complete the request within its deadline")
-                await port.completed(token, give_up_at)
-        except BaseException:
-            channel.abandon(token)
-            raise
+        posted = await self.post(request, response, data, data_valid, os.urandom(16), deadline)
+        return await posted.wait()
 
 
 async def _wait_for_steps(handshake: Handshake, steps: Generator[None, None, T], deadline: float) -> T:

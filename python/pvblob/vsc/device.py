@@ -261,7 +261,7 @@ class Device:
         """Send one request and wait for it; returns (device status, bytes in the response buffer)."""
         return self.submit(request, response, data, data_valid=data_valid, timeout_s=timeout_s).wait()
 
-    def transact(
+    def post(
         self,
         request: _native.LentBuffer,
         response: _native.LentBuffer,
@@ -269,15 +269,15 @@ class Device:
         data_valid: int,
         guid: bytes,
         deadline: float,
-    ) -> tuple[int, int]:
-        """Do the same with an absolute deadline (monotonic) and the caller's GUID, on the link that lent *request*.
+    ) -> Completion:
+        """Do as `submit` with an absolute deadline (monotonic) and the caller's GUID, on the link that lent *request*.
 
         Raises DeviceGone when the buffers belong to an earlier connection.
         """
         link = self._link
         if link is None or not link.memory.owns(request):
             raise DeviceGone("the connection that lent these buffers has ended")
-        return self._submit(link, request, response, data, data_valid, guid, deadline).wait()
+        return self._submit(link, request, response, data, data_valid, guid, deadline)
 
     # ---- waiting (the leader rule lives in the data plane)
 
