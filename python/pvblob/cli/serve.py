@@ -22,6 +22,7 @@ from pvblob.cli import options, output
 from pvblob.errors import SettingsError
 
 if TYPE_CHECKING:
+    from pvblob.blobs.auth.gate import CredentialGate
     from pvblob.http import Backend
     from pvblob.vsp.guard import Guard
     from pvblob.vsp.host import Host
@@ -137,7 +138,16 @@ def _guard(settings: HostSettings, service: Backend, loaded: LoadedPolicy) -> Gu
     from pvblob.vsp.audit import Audit, PeerLog
     from pvblob.vsp.guard import Guard
 
-    return Guard(service, access, loaded.policy, Audit(PeerLog(logging.getLogger("pvblob.audit"))))
+    audit = Audit(PeerLog(logging.getLogger("pvblob.audit")))
+    return Guard(service, access, loaded.policy, audit, credentials=_gate(settings))
+
+
+def _gate(settings: HostSettings) -> CredentialGate:
+    from pvblob.blobs.auth import DEVELOPMENT_ACCOUNT, DEVELOPMENT_ACCOUNT_KEY
+    from pvblob.blobs.auth.gate import CredentialGate
+
+    built_in = {DEVELOPMENT_ACCOUNT: DEVELOPMENT_ACCOUNT_KEY} if settings.development_account else {}
+    return CredentialGate({**built_in, **settings.account_keys})
 
 
 def _reload(settings: HostSettings, host: Host) -> None:

@@ -12,14 +12,14 @@ import logging
 import time
 from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import NamedTuple
 
 from aiohttp import web
 
-from pvblob.blobs.auth import DEVELOPMENT_ACCOUNT, DEVELOPMENT_ACCOUNT_KEY, Rejection, authenticate
-from pvblob.blobs.target import account_in_host
+from pvblob.blobs.auth import DEVELOPMENT_ACCOUNT, DEVELOPMENT_ACCOUNT_KEY, Rejection
+from pvblob.blobs.auth.gate import CredentialGate, Grant
+from pvblob.blobs.auth.sas import Origin
 from pvblob.front.connection import Answer, Connection, ConnectionServer
 from pvblob.front.exchange import Exchange
 from pvblob.front.limits import FrontCounters, FrontLimits
@@ -64,7 +64,7 @@ class HttpFront:
         self._host = host
         self._port = port
         built_in = {DEVELOPMENT_ACCOUNT: DEVELOPMENT_ACCOUNT_KEY} if development_account else {}
-        self._accounts: dict[str, bytes] = {**built_in, **accounts}
+        self._gate = CredentialGate({**built_in, **accounts})
         self._limits = limits
         self._running: _Running | None = None
         self._error_logged_at_s = float("-inf")
@@ -112,22 +112,19 @@ class HttpFront:
         request = to_request(http_request.method, http_request.raw_path, http_request.raw_headers)
         if request is None:
             return exchange.refuse(_BAD_TARGET, Request(http_request.method, "http", "", "/", Fields()))
-        rejection = self._objection_to(request)
-        if rejection is not None:
-            return exchange.refuse(rejection, request)
-        return await self._execute(exchange, request)
+        origin = Origin(encrypted=False, address=http_request.remote)
+        grant = self._gate.authenticate(request, origin)
+        if isinstance(grant, Rejection):
+            return exchange.refuse(grant, request)
+        if "transfer-encoding" in request.fields:
+            # The size must be known before the first byte is read (`http.Body`), as for the real service.
+            return exchange.refuse(_NO_LENGTH, request)
+        return await self._execute(exchange, request, grant, origin)
 
-    def _objection_to(self, request: Request) -> Rejection | None:
-        verdict = authenticate(request, _account(request), self._accounts, datetime.now(UTC))
-        if isinstance(verdict, Rejection):
-            return verdict
-        # The size must be known before the first byte is read (`http.Body`), as for the real service.
-        return _NO_LENGTH if "transfer-encoding" in request.fields else None
-
-    async def _execute(self, exchange: Exchange, request: Request) -> Answer:
+    async def _execute(self, exchange: Exchange, request: Request, grant: Grant, origin: Origin) -> Answer:
         body = exchange.body(request)
         try:
-            response = await self._backend.execute(request, body)
+            response = await self._gate.execute(self._backend, request, body, grant, origin)
             if body.broken:
                 # Whatever the backend made of it, nobody is left to read an answer.
                 return exchange.abandon(response)
@@ -146,9 +143,3 @@ class HttpFront:
             self._error_logged_at_s = now_s
             failed = self.counters.failed
             logger.error("%s %s failed; %d so far", request.method, request.target, failed, exc_info=error)
-
-
-def _account(request: Request) -> str:
-    """Return the account the target names, as `blobs.target` will read it: a key must not open another account."""
-    path = request.target.partition("?")[0]
-    return account_in_host(request.authority) or path[1:].partition("/")[0]

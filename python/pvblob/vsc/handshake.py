@@ -8,13 +8,14 @@ until they are handed to the data plane.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Generator
 
 from pvblob import _native
 from pvblob.errors import ChannelError, HostRefused, RemoteProtocolError
 from pvblob.vmbus import messages as m
-from pvblob.vmbus.bus import Bus
+from pvblob.vmbus.bus import Bus, BusClosed
 from pvblob.vmbus.constants import AZURE_BLOB_CLASS, REGION_SEALED
 from pvblob.vmbus.gpadl import split
 from pvblob.vmbus.messages import Message
@@ -47,7 +48,9 @@ class Handshake:
         self._descriptors = []
 
     def _send(self, message: Message, descriptors: tuple[int, ...] = ()) -> None:
-        self._bus.send(self._session.send(message), descriptors)
+        # A host that refuses us says why and closes; the receive that follows every send reads it, or finds the end.
+        with contextlib.suppress(BusClosed):
+            self._bus.send(self._session.send(message), descriptors)
 
     def _receive(self) -> Generator[None, None, tuple[Message, list[int]]]:
         """Return the next message that concerns us; offers of twins are released at once (without patch 1/3's leak)."""

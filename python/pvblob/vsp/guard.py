@@ -32,7 +32,7 @@ class Rest(Protocol):
 class CredentialCheck(Protocol):
     """Executes on a backend what the credential inside a request allows (mode "verify"); `blobs.auth` has one."""
 
-    async def execute(self, backend: Backend, request: Request, body: Body) -> Response:
+    async def verified(self, backend: Backend, request: Request, body: Body) -> Response:
         """Verify the request's credential, then execute it; or answer as Azure answers a bad one."""
         ...
 
@@ -146,7 +146,7 @@ class GuardedBackend:
             return await guard.backend.execute(request, body)  # the front has verified the credential itself
         if guard.credentials is None:
             return self._deny(rest, request, None, "this host holds no keys to verify credentials with")
-        response = await guard.credentials.execute(guard.backend, request, body)
+        response = await guard.credentials.verified(guard.backend, request, body)
         if response.status in (401, 403):
             code = response.fields.get("x-ms-error-code") or "refused"
             guard.audit.deny(self.guest, self.entry.name, None, f"its credential was not accepted: {code}")

@@ -51,6 +51,12 @@ _ZERO_LENGTH_IS_EMPTY_SINCE = "2015-02-21"
 _COLLATION = {character: rank for rank, character in enumerate("!#$%&*.^_`|~+0123456789abcdefghijklmnopqrstuvwxyz")}
 _TIE_BREAKERS = {"'": 1, "-": 2}
 
+NO_CREDENTIAL = Rejection(
+    401,
+    "NoAuthenticationInformation",
+    "Server failed to authenticate the request. Please refer to the information in the www-authenticate header.",
+    challenge=_CHALLENGE,
+)
 _MALFORMED = Rejection(
     400,
     "InvalidAuthenticationInfo",
@@ -71,7 +77,7 @@ def authenticate(request: Request, account: str, accounts: Mapping[str, bytes], 
     """
     field = request.fields.get("authorization")
     if field is None:
-        return _unsigned(request)
+        return NO_CREDENTIAL
     authorization = _parse(field)
     if isinstance(authorization, Rejection):
         return authorization
@@ -91,24 +97,10 @@ def string_to_sign(request: Request, account: str, *, lite: bool = False) -> str
     return _string_to_sign(request, account, lite, _in_service_order(_x_ms_fields(request.fields)))
 
 
-def _unsigned(request: Request) -> Rejection:
-    if "sig" in _query(request.target):
-        return _failed(
-            "Shared access signatures are not accepted by this host yet: remove the SAS token ('sig' and its other "
-            "query parameters) and sign the request with the account's key (SharedKey)."
-        )
-    return Rejection(
-        401,
-        "NoAuthenticationInformation",
-        "Server failed to authenticate the request. Please refer to the information in the www-authenticate header.",
-        challenge=_CHALLENGE,
-    )
-
-
 def _parse(field: str) -> _Authorization | Rejection:
     scheme, space, credential = field.partition(" ")
     if scheme.lower() not in ("sharedkey", "sharedkeylite"):
-        return _failed(f"Authorization scheme '{scheme}' is not accepted by this host: use SharedKey.")
+        return _failed(f"Authorization scheme '{scheme}' is not accepted by this host: use SharedKey, or a SAS.")
     account, colon, signature = credential.strip().partition(":")
     if not (space and colon and account and signature):
         return _MALFORMED
