@@ -8,6 +8,8 @@ from typing import Any, final
 
 from typing_extensions import Buffer
 
+from pvblob.http import Offer
+
 FieldPairs = list[tuple[str, str]]
 
 # ---- device status (blobdev::hresult) ----
@@ -259,6 +261,7 @@ class ReadPlan:
 EVENT_REQUEST: int
 EVENT_CANCEL: int
 EVENT_FILLED: int
+EVENT_RELEASED: int
 EVENT_CHANNEL_FAILED: int
 
 @final
@@ -300,6 +303,9 @@ class HostRequest:
     def data_valid(self) -> int: ...
     @property
     def response_capacity(self) -> int: ...
+    @property
+    def wants_offload(self) -> bool:
+        """Whether an offload entry for this request's target would be used."""
     def head(self) -> tuple[str, str, str, str, FieldPairs, bytes]:
         """Return (method, scheme, authority, path, fields, content) of the private copy."""
 
@@ -315,25 +321,81 @@ class HostRequest:
     def complete_with_bytes(self, response: bytes, content: bytes) -> bool:
         """Place *content* in the data buffer, then complete with status 0."""
 
+    def complete_from_cache(self, response: bytes, runs: list[tuple[int, int, int]]) -> bool:
+        """Read (fd, offset, length) runs into the data buffer and complete, if that needs no disk. False: nothing was
+        done. True: no byte is read any more."""
+
     def complete_with_files(self, response: bytes, runs: list[tuple[int, int, int]]) -> bool:
-        """Have fillers read (fd, offset, length) runs into the data buffer and complete; EVENT_FILLED follows."""
+        """Have fillers read (fd, offset, length) runs into the data buffer and complete; EVENT_FILLED follows, if not
+        False is returned: it was completed before."""
+
+@final
+class Generation:
+    """A sequence lock in the host's private memory: odd while a change is about to become visible (design §7)."""
+
+    def __new__(cls) -> Generation: ...
+    @property
+    def value(self) -> int: ...
+    def begin(self) -> None:
+        """Make it odd, before a change can be seen by anyone. Does nothing when it is odd."""
+
+    def end(self) -> None:
+        """Make it even, after the change; entries that depended on it are gone. Does nothing when it is even."""
 
 @final
 class HostEngine:
     """The host's data plane: workers that serve rings, fillers that read files, a queue to the control plane."""
 
-    def __new__(cls, workers: int, fillers: int) -> HostEngine: ...
+    def __new__(
+        cls, workers: int, fillers: int, offload_entries_max: int = 0, *, stallable: bool = False
+    ) -> HostEngine:
+        """Start the threads. offload_entries_max: 0 takes no entry.  stallable: `stall` and `resume` work (tests)."""
+
     def fileno(self) -> int:
         """Return the descriptor that is readable while events wait."""
 
     def take(self, limit: int) -> list[tuple[int, Any]]:
         """Take up to *limit* events: (EVENT_REQUEST, HostRequest), (EVENT_CANCEL | EVENT_FILLED, id),
-        (EVENT_CHANNEL_FAILED, (key, reason))."""
+        (EVENT_RELEASED, token), (EVENT_CHANNEL_FAILED, (key, reason))."""
 
     def open_channel(
-        self, key: int, memory: GuestMemory, pfns: Sequence[int], downstream: int, requests_max: int
+        self,
+        key: int,
+        memory: GuestMemory,
+        pfns: Sequence[int],
+        downstream: int,
+        requests_max: int,
+        scope: int | None = None,
     ) -> tuple[int, int]:
-        """Open a channel on rings in these pages; return (eventfd, socket) for the guest, the caller's to close."""
+        """Open a channel on rings in these pages; return (eventfd, socket) for the guest, the caller's to close.
+
+        scope: the policy scope whose offload entries answer its requests; None: none do.
+        """
+
+    def set_scope(self, key: int, scope: int | None) -> None:
+        """Have the entries of another policy scope answer the channel's requests from now on."""
 
     def close_channel(self, key: int) -> None: ...
+    def install(self, scope: int, target: tuple[str, str, str], offer: Offer, token: int) -> bool:
+        """Install an offload entry for (scheme, authority, raw target); False: a generation has moved, or no room.
+
+        EVENT_RELEASED with *token* follows when nobody reads from it any more, also after False, but not after an
+        exception: OSError, ValueError (a head that cannot be sent).
+        """
+
+    def offload_counters(self) -> dict[str, int]:
+        """Count since the start: hits, misses, cold, bytes, installs, late, evictions, invalidations, and why requests
+        were not eligible: method, content, query, field, value, range, condition, room."""
+
+    def offload_entries(self) -> list[tuple[int, str, str, str, int, str]]:
+        """Return (scope, scheme, authority, target, size in bytes, opaque tag) of every entry that answers now."""
+
+    def stall(self, fd: int) -> None:
+        """Let every read of this file wait until `resume`, as if a disk did not answer. Only with stallable=True."""
+
+    def resume(self) -> None: ...
+    @property
+    def stalled_reads(self) -> int:
+        """How many reads wait in a filler thread now."""
+
     def stop(self) -> None: ...

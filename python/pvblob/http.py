@@ -10,7 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from enum import IntEnum
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from pvblob import _native
 
 
 class Fields:
@@ -127,6 +131,7 @@ class Request:
     method: upper case.  scheme, authority: as in the URL (`https`, `devstoreaccount1.blob.core.windows.net`).
     target: raw path and query exactly as sent, percent-encoding untouched, beginning with "/".
     once: set for requests that came over a channel.
+    wants_offload: an answer that can be given again is worth an `Offer`.
     """
 
     method: str
@@ -135,6 +140,7 @@ class Request:
     target: str
     fields: Fields
     once: OnceKey | None = None
+    wants_offload: bool = False
 
 
 class Extent(NamedTuple):
@@ -166,17 +172,75 @@ class FileContent:
         return sum(extent.length for extent in self.extents)
 
 
+class Slot(IntEnum):
+    """What the data plane fills into a head that is ready otherwise; the numbers are `_native`'s.
+
+    LENGTH: Content-Length.  DATE: the date.  REQUEST_ID: a fresh one.  VERSION: the request's x-ms-version, else the
+    offer's.  CLIENT_REQUEST_ID: the request's, no line without one.  RANGE: Content-Range.  PLACED: the bytes placed in
+    the data buffer, no line without any.
+    """
+
+    LENGTH = 0
+    DATE = 1
+    REQUEST_ID = 2
+    VERSION = 3
+    CLIENT_REQUEST_ID = 4
+    RANGE = 5
+    PLACED = 6
+
+
+class Head(NamedTuple):
+    """A response head whose values are text or slots; names lower case, in the order of the answer."""
+
+    status: int
+    lines: list[tuple[str, str | Slot]]
+
+
+class Observed(NamedTuple):
+    """A generation, and its value before the data was looked at: an answer holds while the value is still that."""
+
+    generation: _native.Generation
+    value: int
+
+
+@dataclass(slots=True)
+class Offer:
+    """That an answer can be given again without asking, until one of *generations* moves (design §7).
+
+    It covers GET (whole, or one range) and HEAD of the request's target, judged by If-Match and If-None-Match on *etag*
+    (the opaque tag, without quotes), and nothing else that a request may say. version: answered to a request without
+    x-ms-version.  not_modified: the answer to If-None-Match that names *etag*; None: left to the backend.
+    content: all bytes, pinned. Whoever receives a Response with an Offer owns its release.
+    """
+
+    etag: str
+    version: str
+    whole: Head
+    part: Head
+    head: Head
+    not_modified: Head | None
+    generations: tuple[Observed, ...]
+    content: FileContent
+
+    @property
+    def extents(self) -> tuple[Extent, ...]:
+        """Where the bytes lie."""
+        return self.content.extents
+
+
 @dataclass(slots=True)
 class Response:
     """The answer to one request.
 
     status: HTTP status.  fields: complete, `content-length` included (for HEAD: what GET would have).
     content: bytes in memory, or bytes in files. Whoever receives a Response with FileContent owns its release.
+    offer: only when the request `wants_offload`.
     """
 
     status: int
     fields: Fields
     content: bytes | FileContent = b""
+    offer: Offer | None = None
 
 
 class Stored(NamedTuple):

@@ -140,6 +140,11 @@ fn is_name(name: &[u8]) -> bool {
     !name.is_empty() && name.iter().all(|&byte| CLASSES[usize::from(byte)] & (TOKEN | UPPER_CASE) == TOKEN)
 }
 
+/// Tells whether a field of this name and value may stand in a message.
+pub fn is_field(name: &[u8], value: &[u8]) -> bool {
+    name.len() <= NAME_SIZE_MAX && value.len() <= VALUE_SIZE_MAX && is_name(name) && is_value(value)
+}
+
 fn is_value(value: &[u8]) -> bool {
     let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
     // Without an early exit, so that the compiler looks at many bytes at once.

@@ -49,7 +49,8 @@ pub(crate) fn lines(fields: &FieldPairs) -> PyResult<Vec<Line<'_>>> {
     fields.iter().enumerate().map(|(index, (name, value))| line(Part::Field(index), name, value)).collect()
 }
 
-fn line<'a>(part: Part, name: &'a str, value: &'a str) -> PyResult<Line<'a>> {
+/// Turns one field into bytes as a message holds it.
+pub(crate) fn line<'a>(part: Part, name: &'a str, value: &'a str) -> PyResult<Line<'a>> {
     let mut name = latin1(name, part)?;
     if name.iter().any(u8::is_ascii_uppercase) {
         name.to_mut().make_ascii_lowercase();

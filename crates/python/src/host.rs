@@ -4,25 +4,31 @@ use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use blobdev::bhttp;
-use blobdev::vsp::channel::SharedGuestMemory;
-use blobdev::vsp::engine::{Engine, OpenError};
+use blobdev::vsp::channel::{SharedGuestMemory, Terms};
+use blobdev::vsp::engine::{Engine, OpenError, Sizes};
 use blobdev::vsp::events::Event;
-use blobdev::vsp::request::{FileRun, HostRequest as Inner};
-use pyo3::exceptions::{PyOSError, PyValueError};
+use blobdev::vsp::faults::StallingReader;
+use blobdev::vsp::files::{Reader, SystemReader};
+use blobdev::vsp::offload::entry::{Entry, Pin};
+use blobdev::vsp::request::HostRequest as Inner;
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyString};
+use pyo3::pybacked::PyBackedStr;
+use pyo3::types::{PyBytes, PyDict, PyString};
 use vmbus::gpa::GuestMemory as Memory;
 use vmbus::layout::PAGE_SIZE;
 use vmbus::memory::{Region, RegionError};
 
-use crate::codec::{DecodedFields, decoded_fields, text};
+use crate::codec::{DecodedFields, decoded_fields, latin1, text};
 use crate::descriptors::{borrow, duplicate};
 use crate::extents::Digest;
+use crate::offload::{Offer, runs};
 
 pub(crate) const EVENT_REQUEST: u8 = 0;
 pub(crate) const EVENT_CANCEL: u8 = 1;
 pub(crate) const EVENT_FILLED: u8 = 2;
 pub(crate) const EVENT_CHANNEL_FAILED: u8 = 3;
+pub(crate) const EVENT_RELEASED: u8 = 4;
 
 /// What one guest lends.
 #[pyclass(frozen, module = "pvblob._native")]
@@ -91,22 +97,40 @@ impl HostPage {
 
 /// The host's data plane.
 #[pyclass(frozen, module = "pvblob._native")]
-pub(crate) struct HostEngine(Engine);
+pub(crate) struct HostEngine {
+    engine: Engine,
+    /// In place of the system's, where a test asked for it.
+    stalling: Option<Arc<StallingReader>>,
+}
+
+impl HostEngine {
+    fn stalling(&self) -> PyResult<&StallingReader> {
+        let absent = || PyRuntimeError::new_err("this engine was not made with stallable=True");
+        self.stalling.as_deref().ok_or_else(absent)
+    }
+}
 
 #[pymethods]
 impl HostEngine {
     #[new]
-    fn new(workers: usize, fillers: usize) -> PyResult<Self> {
-        Ok(Self(Engine::start(workers, fillers)?))
+    #[pyo3(signature = (workers, fillers, offload_entries_max=0, *, stallable=false))]
+    fn new(workers: usize, fillers: usize, offload_entries_max: usize, stallable: bool) -> PyResult<Self> {
+        let stalling = stallable.then(|| Arc::new(StallingReader::default()));
+        let reader: Arc<dyn Reader> = match &stalling {
+            Some(stalling) => Arc::clone(stalling) as _,
+            None => Arc::new(SystemReader),
+        };
+        let engine = Engine::start(Sizes { workers, fillers, offload_entries_max }, reader)?;
+        Ok(Self { engine, stalling })
     }
 
     fn fileno(&self) -> i32 {
-        self.0.events().as_fd().as_raw_fd()
+        self.engine.events().as_fd().as_raw_fd()
     }
 
     fn take<'py>(slf: &Bound<'py, Self>, limit: usize) -> PyResult<Vec<(u8, Bound<'py, PyAny>)>> {
         let py = slf.py();
-        let events = slf.get().0.events().take(limit);
+        let events = slf.get().engine.events().take(limit);
         let convert = |event| {
             Ok(match event {
                 Event::Request(inner) => {
@@ -114,6 +138,7 @@ impl HostEngine {
                     (EVENT_REQUEST, Bound::new(py, request)?.into_any())
                 }
                 Event::Cancel(id) => (EVENT_CANCEL, id.into_pyobject(py)?.into_any()),
+                Event::Released(token) => (EVENT_RELEASED, token.into_pyobject(py)?.into_any()),
                 Event::Filled(id) => (EVENT_FILLED, id.into_pyobject(py)?.into_any()),
                 Event::ChannelFailed(key, reason) => {
                     (EVENT_CHANNEL_FAILED, (key, reason).into_pyobject(py)?.into_any())
@@ -124,6 +149,7 @@ impl HostEngine {
     }
 
     /// Opens a channel; returns (eventfd, socket) for the guest, the caller's to close.
+    #[pyo3(signature = (key, memory, pfns, downstream, credits, scope=None))]
     fn open_channel(
         &self,
         key: u64,
@@ -131,8 +157,9 @@ impl HostEngine {
         pfns: Vec<u64>,
         downstream: usize,
         credits: usize,
+        scope: Option<u64>,
     ) -> PyResult<(i32, i32)> {
-        let opened = self.0.open_channel(key, &memory.0, &pfns, downstream, credits);
+        let opened = self.engine.open_channel(key, &memory.0, &pfns, downstream, Terms { credits, scope });
         let (eventfd, socket) = opened.map_err(|error| match error {
             OpenError::System(error) => PyErr::from(error),
             other => PyValueError::new_err(other.to_string()),
@@ -140,14 +167,78 @@ impl HostEngine {
         Ok((eventfd.into_raw_fd(), socket.into_raw_fd()))
     }
 
+    fn set_scope(&self, key: u64, scope: Option<u64>) {
+        self.engine.set_scope(key, scope);
+    }
+
     fn close_channel(&self, py: Python<'_>, key: u64) {
-        py.detach(|| self.0.close_channel(key));
+        py.detach(|| self.engine.close_channel(key));
+    }
+
+    /// Installs an offload entry; true if it was taken. EVENT_RELEASED with the token follows either way.
+    fn install(
+        &self,
+        py: Python<'_>,
+        scope: u64,
+        target: (PyBackedStr, PyBackedStr, PyBackedStr),
+        offer: &Bound<'_, PyAny>,
+        token: u64,
+    ) -> PyResult<bool> {
+        let offer: Offer = offer.extract()?;
+        let content = offer.content(self.engine.files())?;
+        let parts = [latin1(&target.0, "scheme")?, latin1(&target.1, "authority")?, latin1(&target.2, "target")?];
+        let generations = offer.generations();
+        let pin = Pin::new(token, Arc::clone(self.engine.events()));
+        let target = [&*parts[0], &*parts[1], &*parts[2]];
+        Ok(py.detach(|| self.engine.offload().install(scope, target, content, generations, pin)))
+    }
+
+    /// The counters of the offload path by name.
+    fn offload_counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let counters = PyDict::new(py);
+        for (name, value) in self.engine.offload_counters() {
+            counters.set_item(name, value)?;
+        }
+        let changes = self.engine.offload().changes();
+        counters.set_item("installs", changes.installs)?;
+        counters.set_item("late", changes.late)?;
+        counters.set_item("evictions", changes.evictions)?;
+        counters.set_item("invalidations", changes.invalidations)?;
+        Ok(counters)
+    }
+
+    /// The entries that answer now: (scope, scheme, authority, target, size in bytes, etag).
+    fn offload_entries<'py>(&self, py: Python<'py>) -> Vec<EntryRow<'py>> {
+        let entries = py.detach(|| self.engine.offload().entries());
+        let row = |entry: Arc<Entry>| {
+            let (scope, [scheme, authority, target]) = entry.target();
+            let (target, etag) = (text(py, target), text(py, entry.etag()));
+            (scope, text(py, scheme), text(py, authority), target, entry.size(), etag)
+        };
+        entries.into_iter().map(row).collect()
+    }
+
+    fn stall(&self, fd: i32) -> PyResult<()> {
+        borrow(fd, |fd| self.stalling()?.stall(fd).map_err(PyErr::from))?
+    }
+
+    fn resume(&self) -> PyResult<()> {
+        self.stalling()?.resume();
+        Ok(())
+    }
+
+    #[getter]
+    fn stalled_reads(&self) -> PyResult<usize> {
+        Ok(self.stalling()?.waiting())
     }
 
     fn stop(&self, py: Python<'_>) {
-        py.detach(|| self.0.stop());
+        py.detach(|| self.engine.stop());
     }
 }
+
+/// Scope, scheme, authority, target, size in bytes, etag.
+type EntryRow<'py> = (u64, Bound<'py, PyString>, Bound<'py, PyString>, Bound<'py, PyString>, u64, Bound<'py, PyString>);
 
 /// One request of a guest, to be completed exactly once.
 #[pyclass(frozen, module = "pvblob._native")]
@@ -198,6 +289,11 @@ impl HostRequest {
     }
 
     #[getter]
+    fn wants_offload(&self) -> bool {
+        self.inner.wants_offload
+    }
+
+    #[getter]
     fn response_capacity(&self) -> usize {
         self.inner.response_capacity()
     }
@@ -235,16 +331,17 @@ impl HostRequest {
         py.detach(|| self.inner.complete_with_bytes(response, content))
     }
 
+    /// Reads (fd, offset, length) runs into the data buffer and completes if no disk is needed; false: nothing was done.
+    fn complete_from_cache(&self, py: Python<'_>, response: &[u8], extents: Vec<(i32, u64, u64)>) -> PyResult<bool> {
+        let engine = &self.engine.get().engine;
+        let runs = runs(&extents, engine.files())?;
+        Ok(py.detach(|| self.inner.complete_from_cache(engine.reader(), response, &runs)))
+    }
+
     /// Has the filler threads read (fd, offset, length) runs into the data buffer; EVENT_FILLED follows if true.
-    fn complete_with_files(&self, response: Vec<u8>, runs: Vec<(i32, u64, u64)>) -> PyResult<bool> {
-        let runs: Vec<FileRun> = runs
-            .into_iter()
-            .map(|(fd, offset, length)| Ok(FileRun { file: Arc::new(duplicate(fd)?), offset, length }))
-            .collect::<PyResult<_>>()?;
-        if !self.inner.claim_for_fill() {
-            return Ok(false);
-        }
-        self.engine.get().0.filler().submit(Arc::clone(&self.inner), response, runs);
-        Ok(true)
+    fn complete_with_files(&self, response: Vec<u8>, extents: Vec<(i32, u64, u64)>) -> PyResult<bool> {
+        let engine = &self.engine.get().engine;
+        let runs = runs(&extents, engine.files())?;
+        Ok(engine.complete_with_files(&self.inner, response, runs))
     }
 }

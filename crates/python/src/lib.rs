@@ -8,6 +8,7 @@ mod descriptors;
 mod extents;
 mod guest;
 mod host;
+mod offload;
 mod reads;
 
 use pyo3::prelude::*;
@@ -27,6 +28,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("EVENT_REQUEST", host::EVENT_REQUEST)?;
     module.add("EVENT_CANCEL", host::EVENT_CANCEL)?;
     module.add("EVENT_FILLED", host::EVENT_FILLED)?;
+    module.add("EVENT_RELEASED", host::EVENT_RELEASED)?;
     module.add("EVENT_CHANNEL_FAILED", host::EVENT_CHANNEL_FAILED)?;
     module.add_class::<buffer::LentBuffer>()?;
     module.add_class::<buffer::BytesBuilder>()?;
@@ -39,6 +41,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<host::HostPage>()?;
     module.add_class::<host::HostEngine>()?;
     module.add_class::<host::HostRequest>()?;
+    module.add_class::<offload::Generation>()?;
     module.add_class::<extents::Digest>()?;
     module.add_function(wrap_pyfunction!(guest::note_fork, module)?)?;
     module.add_function(wrap_pyfunction!(codec::encode_request, module)?)?;

@@ -18,7 +18,7 @@ from xml.sax.saxutils import escape
 
 from pvblob.blobs.target import InvalidTarget, Target
 from pvblob.errors import PvblobError
-from pvblob.http import Body, Fields, FileContent, Request, Response
+from pvblob.http import Body, Fields, FileContent, Head, Request, Response, Slot
 
 VERSION_NEWEST = "2026-10-06"
 XML_DECLARATION = '<?xml version="1.0" encoding="utf-8"?>'
@@ -159,6 +159,20 @@ def answer(
         head.append(("x-ms-client-request-id", client_id))
     head.extend(pairs)
     return Response(status, Fields.lowered(head), content)
+
+
+_COMMON_LINES: list[tuple[str, str | Slot]] = [
+    ("content-length", Slot.LENGTH),
+    ("date", Slot.DATE),
+    ("x-ms-request-id", Slot.REQUEST_ID),
+    ("x-ms-version", Slot.VERSION),
+    ("x-ms-client-request-id", Slot.CLIENT_REQUEST_ID),
+]
+
+
+def ready_head(status: int, pairs: Sequence[tuple[str, str | Slot]]) -> Head:
+    """Return the head that `answer` gives with these *pairs*, its changing values as slots."""
+    return Head(status, [*_COMMON_LINES, *pairs])
 
 
 def answer_xml(request: Request, status: int, text: str, pairs: Sequence[tuple[str, str]] = ()) -> Response:

@@ -146,6 +146,7 @@ def _apply(transaction: Transaction, outer: Call, part: SubRequest) -> Response:
             raise Refusal("NotImplemented", "A batch may hold Delete Blob and Set Blob Tier.")
         response = operation(own, call)
         transaction.freed.extend(own.freed)
+        transaction.touched |= own.touched
     except Refusal as refusal:
         transaction.connection.execute("ROLLBACK TO sub_request")
         response = refuse(request, refusal)

@@ -40,7 +40,7 @@ async def _change(store: Store, call: Call, change: Callable[[BlobRow], BlobRow]
         row = existing_blob(transaction, call, container_id)
         changed = change(row)._replace(version=transaction.next_version(), modified=transaction.now)
         assert call.target.blob is not None
-        catalog.write_blob(transaction.connection, container_id, call.target.blob, changed)
+        transaction.write_blob(container_id, call.target.blob, changed)
         return answer(call.request, 200, written_pairs(changed))
 
     return await store.commit(call, apply)
@@ -78,7 +78,7 @@ def set_tier_in(transaction: Transaction, call: Call) -> Response:
     container_id = container_in(transaction, call).id
     existing_blob(transaction, call, container_id)
     assert call.target.blob is not None
-    catalog.write_tier(transaction.connection, container_id, call.target.blob, tier, transaction.now)
+    transaction.write_tier(container_id, call.target.blob, tier)
     return answer(call.request, 200)
 
 
@@ -97,7 +97,7 @@ def delete_in(transaction: Transaction, call: Call) -> Response:
     row = existing_blob(transaction, call, container_id)
     if snapshots == "include":  # "only" deletes the snapshots, of which there are none, and the blob stays
         assert call.target.blob is not None
-        catalog.delete_blob(transaction.connection, container_id, call.target.blob)
+        transaction.delete_blob(container_id, call.target.blob)
         gone = block_runs(unpack(row.layout))
         gone |= block_runs(catalog.delete_staged(transaction.connection, container_id, call.target.blob))
         transaction.freed.extend(gone)

@@ -15,6 +15,7 @@ from pvblob.blobs import catalog
 from pvblob.blobs.answers import Call, Pairs, Refusal, answer, etag, http_date
 from pvblob.blobs.catalog import load_json
 from pvblob.blobs.conditions import Conditions
+from pvblob.blobs.offers import offer_of
 from pvblob.blobs.properties import encode_base64, encode_crc64, metadata_pairs
 from pvblob.blobs.store import Store
 from pvblob.blobs.structured import STRUCTURED_BODY, framed, is_structured
@@ -35,8 +36,16 @@ def readable_version(store: Store, call: Call) -> BlobVersion:
 
 async def get_blob(store: Store, call: Call) -> Response:
     """Get Blob: 200 whole, 206 when a range was asked for; content as pinned extents."""
-    fields = call.request.fields
+    observed = store.observe(call) if call.request.wants_offload else ()
     version = readable_version(store, call)
+    response = await _read(store, call, version)
+    if observed:
+        response.offer = offer_of(store, version, properties_pairs(store, call, version), observed)
+    return response
+
+
+async def _read(store: Store, call: Call, version: BlobVersion) -> Response:
+    fields = call.request.fields
     is_structured(fields)
     range_text = fields.get("x-ms-range") or fields.get("range")
     asked = ByteRange.parse(range_text) if range_text else None
@@ -96,20 +105,29 @@ async def _range_checksums(call: Call, content: FileContent, length: int) -> lis
         raise Refusal("InvalidHeaderValue", "Only one range checksum can be asked for.")
     if length > RANGE_CHECKSUM_BYTES_MAX:
         raise Refusal("OutOfRangeInput", f"A range checksum covers at most {RANGE_CHECKSUM_BYTES_MAX} bytes.")
-    data = await asyncio.to_thread(_read, content)
+    data = await asyncio.to_thread(_bytes_of, content)
     if wants_md5:
         return [("content-md5", encode_base64(hashlib.md5(data, usedforsecurity=False).digest()))]
     return [("x-ms-content-crc64", encode_crc64(_native.crc64(data)))]
 
 
-def _read(content: FileContent) -> bytes:
+def _bytes_of(content: FileContent) -> bytes:
     return b"".join([os.pread(extent.fd, extent.length, extent.offset) for extent in content.extents])
 
 
 def get_properties(store: Store, call: Call) -> Response:
     """Get Blob Properties: HEAD; Content-Length is the blob's."""
+    observed = store.observe(call) if call.request.wants_offload else ()
     version = readable_version(store, call)
-    row = version.row
+    pairs = properties_pairs(store, call, version)
+    response = answer(call.request, 200, pairs, b"", version.row.size)
+    if observed:
+        response.offer = offer_of(store, version, pairs, observed)
+    return response
+
+
+def properties_pairs(store: Store, call: Call, version: BlobVersion) -> Pairs:
+    """Return the fields of a Get Blob Properties answer."""
     pairs = list(version.get_pairs)
     if version.md5:
         pairs.append(("content-md5", version.md5))
@@ -120,7 +138,7 @@ def get_properties(store: Store, call: Call) -> Response:
         pairs.append(("x-ms-access-tier-change-time", http_date(changed)))
     else:
         pairs.append(("x-ms-access-tier-inferred", "true"))
-    return answer(call.request, 200, pairs, b"", row.size)
+    return pairs
 
 
 def get_metadata(store: Store, call: Call) -> Response:

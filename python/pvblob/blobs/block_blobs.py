@@ -109,7 +109,7 @@ def create_blob(transaction: Transaction, call: Call, container_id: int, old: Bl
         copy=new.copy(now),
         layout=pack(new.blocks),
     )
-    catalog.write_blob(transaction.connection, container_id, name, row)
+    transaction.write_blob(container_id, name, row)
     gone = block_runs(catalog.delete_staged(transaction.connection, container_id, name))
     if old is not None:
         gone |= block_runs(unpack(old.layout))

@@ -160,6 +160,11 @@ def delete_blob(connection: sqlite3.Connection, container_id: int, name: bytes) 
     connection.execute("DELETE FROM blobs WHERE container_id = ? AND name = ?", (container_id, name))
 
 
+def delete_container(connection: sqlite3.Connection, container_id: int) -> None:
+    """Mark a container as deleted; its blobs are to be reclaimed."""
+    connection.execute("UPDATE containers SET deleted = 1 WHERE id = ?", (container_id,))
+
+
 def find_staged(connection: sqlite3.Connection, container_id: int, name: bytes) -> tuple[int, int] | None:
     """Return (length of every block id, number of blocks) of a blob's uncommitted blocks, or None."""
     found: tuple[int, int] | None = connection.execute(

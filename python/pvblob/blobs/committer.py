@@ -18,9 +18,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
-from pvblob.blobs import once
+from pvblob.blobs import catalog, once
 from pvblob.blobs.answers import Refusal, refuse
 from pvblob.blobs.extents import Allocation, Extents, Run
+from pvblob.blobs.generations import Generations, Key
 from pvblob.http import OnceKey, Request, Response
 
 log = logging.getLogger(__name__)
@@ -36,14 +37,40 @@ class Transaction:
     """What a mutation's closure works with: the connection inside its savepoint, and what it decides.
 
     now: seconds since 1970, one value per batch.  freed: runs the catalog no longer refers to.
-    containers_changed: cached container ids are stale after this commit.
+    touched: whose committed state changes. What a reader can see of a blob is changed through the methods below only,
+    so that nothing is forgotten.
     """
 
     connection: sqlite3.Connection
     now: int
     next_version: Callable[[], int]
     freed: list[Run] = field(default_factory=list)
-    containers_changed: bool = False
+    touched: set[Key] = field(default_factory=set)
+
+    def write_blob(self, container_id: int, name: bytes, row: catalog.BlobRow) -> None:
+        """Insert or replace a committed blob."""
+        self.touched.add((container_id, name))
+        catalog.write_blob(self.connection, container_id, name, row)
+
+    def write_tier(self, container_id: int, name: bytes, tier: str) -> None:
+        """Change a blob's tier."""
+        self.touched.add((container_id, name))
+        catalog.write_tier(self.connection, container_id, name, tier, self.now)
+
+    def delete_blob(self, container_id: int, name: bytes) -> None:
+        """Delete a committed blob's row."""
+        self.touched.add((container_id, name))
+        catalog.delete_blob(self.connection, container_id, name)
+
+    def delete_container(self, container_id: int) -> None:
+        """Let a container and all its blobs vanish."""
+        self.touched.add((container_id, None))
+        catalog.delete_container(self.connection, container_id)
+
+    @property
+    def deletes_container(self) -> bool:
+        """Whether cached container ids are stale after this commit."""
+        return any(name is None for _, name in self.touched)
 
 
 @dataclass(slots=True)
@@ -81,25 +108,32 @@ class Committer:
         connection: sqlite3.Connection,
         extents: Extents,
         *,
+        generations: Generations,
         clock: Callable[[], float] = time.time,
         idle: Callable[[sqlite3.Connection, bool], bool] | None = None,
         containers_changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._connection = connection
         self._extents = extents
+        self._generations = generations
         self._clock = clock
         self._idle = idle
         self.containers_changed = containers_changed
         self._queue: SimpleQueue[Mutation | None] = SimpleQueue()
         self._stopping = False
         self._worked = time.monotonic()
-        # Each has one writer (this thread, the event loop). While they differ, the loop may still be using the cached
-        # id of a deleted container, whose blobs' runs must not be freed.
-        self._deletions_committed = 0
+        # Deletions of containers; each has one writer (this thread, the event loop). While they differ, no cached id
+        # may be used, and the loop may still be using one, so the blobs' runs must not be freed.
+        self._deletions_begun = 0
         self._deletions_settled = 0
         self._version: int
         (self._version,) = connection.execute("SELECT value FROM meta WHERE key = 'version'").fetchone()
         self._thread = threading.Thread(target=self._run, name="pvblob-committer", daemon=True)
+
+    @property
+    def deleting(self) -> bool:
+        """Whether the deletion of a container may be visible already and is not settled."""
+        return self._deletions_begun != self._deletions_settled
 
     def start(self) -> None:
         """Start the thread."""
@@ -189,11 +223,26 @@ class Committer:
             if self._version != before:
                 connection.execute("UPDATE meta SET value = ? WHERE key = 'version'", (self._version,))
             self._extents.sync([run for mutation in batch if mutation.outcome for run in mutation.written])
-            connection.execute("COMMIT")
-            self._deletions_committed += sum(_deletes_container(mutation) for mutation in batch)
+            self._publish([mutation.outcome for mutation in batch if mutation.outcome])
         except (sqlite3.Error, OSError) as error:
             self._abandon(batch, error)
         self._announce(batch)
+
+    def _publish(self, outcomes: list[Transaction]) -> None:
+        """COMMIT. From before the commit can be seen until after it, no answer of before is given as one of now."""
+        touched = {key for outcome in outcomes for key in outcome.touched}
+        deletions = sum(outcome.deletes_container for outcome in outcomes)
+        self._deletions_begun += deletions
+        try:
+            with self._generations.moving(touched):
+                try:
+                    self._connection.execute("COMMIT")
+                except sqlite3.Error:
+                    self._roll_back()
+                    raise
+        except BaseException:
+            self._deletions_begun -= deletions
+            raise
 
     def _apply(self, mutation: Mutation, now: int) -> None:
         """Apply one mutation in its savepoint; a refusal or a bug undoes it and becomes its answer."""
@@ -230,15 +279,18 @@ class Committer:
     def _abandon(self, batch: list[Mutation], error: Exception) -> None:
         """The batch could not be committed: undo it, answer every mutation with the failure."""
         log.error("a batch of %d mutations could not be committed: %s", len(batch), error)
-        try:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-        except sqlite3.Error:
-            log.exception("the failed batch could not be rolled back")
+        self._roll_back()
         refusal = storage_failure(error)
         for mutation in batch:
             mutation.outcome = None
             mutation.response = refuse(mutation.request, refusal)
+
+    def _roll_back(self) -> None:
+        try:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            log.exception("a failed batch could not be rolled back")
 
     def _announce(self, batch: list[Mutation]) -> None:
         """Hand the outcomes to the event loops that wait: one call per loop (one loop, in practice)."""
@@ -272,7 +324,7 @@ class Committer:
             return
         self._extents.adopt(mutation.written)
         self._extents.free(outcome.freed)
-        if outcome.containers_changed:
+        if outcome.deletes_container:
             self.containers_changed()
             self._deletions_settled += 1
 
@@ -285,18 +337,13 @@ class Committer:
         """Do one piece of background work; return how long to wait for a mutation before the next one."""
         more = False
         try:
-            settled = self._deletions_committed == self._deletions_settled
-            more = self._idle is not None and self._idle(self._connection, settled)
+            more = self._idle is not None and self._idle(self._connection, not self.deleting)
         except (sqlite3.Error, OSError):
             log.exception("background work on the store failed")
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
         self._worked = time.monotonic()
         return 0.0 if more else IDLE_AFTER_S
-
-
-def _deletes_container(mutation: Mutation) -> bool:
-    return mutation.outcome is not None and mutation.outcome.containers_changed
 
 
 def storage_failure(error: Exception) -> Refusal:

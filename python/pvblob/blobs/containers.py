@@ -61,8 +61,7 @@ async def delete_container(store: Store, call: Call) -> Response:
         row = container_in(transaction, call)
         if conditions is not None:
             conditions.check_write(row.version, row.modified)
-        transaction.connection.execute("UPDATE containers SET deleted = 1 WHERE id = ?", (row.id,))
-        transaction.containers_changed = True
+        transaction.delete_container(row.id)
         return answer(call.request, 202)
 
     return await store.commit(call, apply)

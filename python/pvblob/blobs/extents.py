@@ -206,6 +206,11 @@ class Extents:
                     self._return_punched(number, offset, length)
         return punched
 
+    @property
+    def crowded(self) -> bool:
+        """Whether so many files are open that nothing should be pinned without need."""
+        return self._open_count >= OPEN_FILES_MAX
+
     def close(self) -> None:
         """Close every file that nobody reads any more; a pinned one closes with its last release."""
         with self._lock:

@@ -33,6 +33,7 @@ from pvblob.blobs import (
 from pvblob.blobs.answers import Call, Refusal, invalid_target, refuse
 from pvblob.blobs.committer import Committer
 from pvblob.blobs.extents import SEGMENT_BYTES, Extents
+from pvblob.blobs.generations import Generations
 from pvblob.blobs.housekeeping import Housekeeping
 from pvblob.blobs.store import Store
 from pvblob.blobs.target import InvalidTarget, Target, parse_target
@@ -147,7 +148,9 @@ class EmbeddedService:
             reader = catalog.connect(self._directory / "catalog.sqlite", durable=self._durable)
             reader.execute("PRAGMA query_only = ON")
             housekeeping = Housekeeping(extents, self._clock)
-            store = Store(reader, extents, Committer(writer, extents, clock=self._clock, idle=housekeeping.step))
+            generations = Generations()
+            committer = Committer(writer, extents, generations=generations, clock=self._clock, idle=housekeeping.step)
+            store = Store(reader, extents, committer, generations)
             store.committer.containers_changed = store.container_ids.clear
             store.committer.start()
             self._store, self._writer = store, writer

@@ -14,9 +14,10 @@ from pvblob.blobs import catalog
 from pvblob.blobs.answers import Call, Refusal
 from pvblob.blobs.committer import Committer, Mutation, Transaction, storage_failure
 from pvblob.blobs.extents import Allocation, Extents
+from pvblob.blobs.generations import Generations
 from pvblob.blobs.layout import Block
 from pvblob.blobs.versions import BlobVersion, VersionCache
-from pvblob.http import Body, Response, Stored
+from pvblob.http import Body, Observed, Response, Stored
 
 CONTAINER_CACHE_MAX = 4096
 
@@ -38,6 +39,7 @@ class Store:
     reader: sqlite3.Connection
     extents: Extents
     committer: Committer
+    generations: Generations
     versions: VersionCache = field(default_factory=VersionCache)
     container_ids: dict[tuple[str, str], int] = field(default_factory=dict)
 
@@ -54,6 +56,8 @@ class Store:
         """Return the id of the container a request names. Refuses when it does not exist."""
         target = call.target
         assert target.container is not None
+        if self.committer.deleting:  # a cached id may be that of a container that others see deleted already
+            return self.container(call).id
         key = (target.account, target.container)
         found = self.container_ids.get(key)
         if found is None:
@@ -77,6 +81,15 @@ class Store:
             if row is not None:
                 return self.versions.get(row.version) or self.versions.add(row)
         raise Refusal("BlobNotFound")
+
+    def observe(self, call: Call) -> tuple[Observed, ...]:
+        """Observe the generations of the blob a request names; to be done before the blob is looked up."""
+        name = call.target.blob
+        assert name is not None
+        container_id = self.container_id(call)
+        observed = self.generations.observe(container_id, name)
+        # A container that was deleted meanwhile has come to rest again, but its id is not found any more.
+        return observed if self.container_id(call) == container_id else ()
 
     async def store_body(self, body: Body, *, md5: bool) -> Written:
         """Write a body to a run of its own; the caller owes `commit` or `discard`.

@@ -22,6 +22,9 @@ RESUBMISSION = "pvblob-resubmission"
 # such an answer has some twenty short fields, and an error's XML is below 1 KiB.
 RESPONSE_BYTES_MIN = 4096
 
+# Up to here the loop's own thread copies what is in the page cache: handing it over would take longer.
+READ_AT_ONCE_BYTES_MAX = 64 << 10
+
 
 class HeldContent:
     """Content with a count of those who may still read it; the last one to let go releases it."""
@@ -150,8 +153,11 @@ class Delivery:
         elif isinstance(held.content, bytes):
             request.complete_with_bytes(head, held.content[offset : offset + length])
         else:
+            runs = cut(held.content.extents, offset, length)
+            if length <= READ_AT_ONCE_BYTES_MAX and request.complete_from_cache(head, runs):
+                return
             await self._fills.enter(request.channel, length)
             held.hold()
             self._filling[request.id] = (held, request.channel, length)
-            if not request.complete_with_files(head, cut(held.content.extents, offset, length)):
+            if not request.complete_with_files(head, runs):
                 self.filled(request.id)

@@ -29,6 +29,7 @@ from pvblob.vsp.delivery import (
     RESUBMISSION,
     Delivery,
 )
+from pvblob.vsp.offload import Offload
 from pvblob.vsp.turnstile import Turnstile
 
 log = logging.getLogger("pvblob.vsp")
@@ -42,12 +43,16 @@ _READS = frozenset({"GET", "HEAD"})
 
 @dataclass(slots=True)
 class GuestContext:
-    """What a channel's requests run as: the guest's identity, its client's nonce, and what it has begun."""
+    """What a channel's requests run as: the guest's identity, its client's nonce, and what it has begun.
+
+    scope: the policy scope whose offload entries answer it; None: none do.
+    """
 
     guest: str
     nonce: bytes
     backend: Backend
     continuations: Continuations
+    scope: int | None
     requests: set[int] = field(default_factory=set)
 
 
@@ -98,14 +103,30 @@ class Dispatcher:
         self.turnstile = Turnstile(running, STARTS_PER_TURN)
         self._delivery = Delivery(Turnstile(Shares(limits.requests_running_max, limits.fill_bytes_max)))
         self.spent = Spent(limits)
+        self.offload = Offload(engine)
         self.counters = Counters()
         self._loop.add_reader(engine.fileno(), self._take)
 
     # ---- channels
 
-    def attach(self, channel: int, guest: str, nonce: bytes, backend: Backend) -> None:
-        """Serve the requests of *channel* (the engine's key) as *guest*, on its own view of the backend."""
-        self._guests[channel] = GuestContext(guest, nonce, backend, Continuations(self._loop, channel, self.spent))
+    def attach(self, channel: int, guest: str, nonce: bytes, backend: Backend, scope: int | None = None) -> None:
+        """Serve the requests of *channel* (the engine's key) as *guest*, on its own view of the backend.
+
+        scope: the policy scope whose offload entries answer it, as given to the engine; None: none do.
+        """
+        continuations = Continuations(self._loop, channel, self.spent)
+        self._guests[channel] = GuestContext(guest, nonce, backend, continuations, scope)
+
+    def set_scope(self, channel: int, scope: int | None) -> None:
+        """Have the entries of another policy scope answer *channel* from now on."""
+        self._engine.set_scope(channel, scope)
+        context = self._guests.get(channel)
+        if context is not None:
+            context.scope = scope
+
+    def retire_scopes(self) -> None:
+        """Let go of the entries of policy scopes that answer nobody any more."""
+        self.offload.retire_all_but({context.scope for context in self._guests.values()})
 
     def detach(self, channel: int) -> None:
         """Forget a channel: cancel what runs for it, let go of what is kept for it."""
@@ -133,6 +154,8 @@ class Dispatcher:
                 self._begin(value)
             elif kind == _native.EVENT_FILLED:
                 self._delivery.filled(value)
+            elif kind == _native.EVENT_RELEASED:
+                self.offload.released(value)
             elif kind == _native.EVENT_CANCEL:
                 self.counters.cancelled += 1
                 self._cancel(value, _STATUS["CANCELLED"])
@@ -232,7 +255,12 @@ class Dispatcher:
                 native.complete(_STATUS["INSUFFICIENT_BUFFER"], b"", RESPONSE_BYTES_MIN)
                 return
             request.once = once_key(context.guest, context.nonce, native.guid, request, body.size_bytes, resubmission)
+        scope = context.scope if native.wants_offload else None
+        ruling = None if scope is None else self.offload.ruling(scope)
+        request.wants_offload = ruling is not None
         response = await context.backend.execute(request, body)
+        if response.offer is not None and ruling is not None:
+            self.offload.install(ruling, request, response.offer)
         answered = body.waiting or native if isinstance(body, PiecedBody) else native
         held = await self._delivery.answer(answered, request.method, response)
         if held is not None:

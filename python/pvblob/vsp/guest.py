@@ -121,7 +121,10 @@ class GuestConnection:
 
     def reconsider(self) -> bool:
         """Take the policy now in force; False when it does not name this guest any more."""
-        return self.backend.reconsider()
+        served = self.backend.reconsider()
+        for key in self._channels.values():
+            self._services.dispatcher.set_scope(key, self.backend.scope)
+        return served
 
     def grant_polling(self) -> None:
         """Publish how long this guest may poll before it sleeps (design §6)."""
@@ -247,6 +250,7 @@ class GuestConnection:
                 gpadl.pfns,
                 message.downstream_page_offset,
                 self.limits.requests_in_flight_max,
+                self.backend.scope,
             )
         except (ValueError, OSError) as refused:
             self._warn(f"channel {message.relid} not opened: {refused}")
@@ -254,7 +258,7 @@ class GuestConnection:
             return
         self._channels[message.relid] = key
         self._services.channel_failed[key] = self._channel_failed
-        self._services.dispatcher.attach(key, self.identity, user_data.nonce, self.backend)
+        self._services.dispatcher.attach(key, self.identity, user_data.nonce, self.backend, self.backend.scope)
         try:
             self._send(m.Doorbells(message.relid), (bell, socket))
             self._send(m.OpenChannelResult(message.relid, message.open_id, STATUS_SUCCESS))

@@ -15,6 +15,7 @@ import os
 import resource
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
@@ -40,6 +41,7 @@ log = logging.getLogger("pvblob.vsp")
 # Per guest: its socket, the page it reads, a doorbell each way, its pidfd, and regions while they are being mapped.
 DESCRIPTORS_PER_GUEST = 8
 DESCRIPTORS_RESERVED = 256  # segments, the catalog, the HTTP front's connections
+FEATURES = Features.CANCEL_PACKETS | Features.CONTINUATION | Features.RFC_9292
 POLLING_US = 50
 _FULL = "the host's limit of open files allows no more guests; raise it (ulimit -n, LimitNOFILE=) and restart the host"
 
@@ -60,6 +62,8 @@ class Host:
     timeout_s_max: the longest a request may take, and the deadline of those that name none.
     lent_bytes_max: how much memory one guest may lend.  workers: threads that take packets and move bytes.
     limits: what is spent on all guests together; None = the defaults of `budget.Limits`.
+    offload_entries_max: how many answers the data plane may know by itself; 0: every request goes to Python.
+    stallable: tests may stall the reading of files.
     """
 
     def __init__(
@@ -76,6 +80,8 @@ class Host:
         lent_bytes_max: int = 4 << 30,
         workers: int | None = None,
         limits: Limits | None = None,
+        offload_entries_max: int = 16384,
+        stallable: bool = False,
     ) -> None:
         self.peer_log = PeerLog(log)
         self.guard = guard or Guard(backend, None, built_in(os.geteuid()), Audit(self.peer_log))
@@ -84,17 +90,11 @@ class Host:
         self._sockets = {socket.path: socket for socket in (*sockets, main)}
         self._listeners: dict[Path, Listener] = {}
         self._timeout_s_max = timeout_s_max
-        self._limits = DeviceLimits(
-            requests_in_flight_max=requests_in_flight_max,
-            response_bytes_min=RESPONSE_BYTES_MIN,
-            timeout_ms_max=int(timeout_s_max * 1000),
-            lent_bytes_max=lent_bytes_max,
-            regions_max=256,
-            features=Features.CANCEL_PACKETS | Features.CONTINUATION | Features.RFC_9292,
-            host_software="pvblob",
-        )
+        self._limits = _device_limits(timeout_s_max, requests_in_flight_max, lent_bytes_max)
         self._workers = workers or max(1, os.cpu_count() or 1)
         self._budget = limits or Limits()
+        threads = self._workers, self._workers
+        self._start_engine = partial(_native.HostEngine, *threads, offload_entries_max, stallable=stallable)
         self._guests: set[GuestConnection] = set()
         self._keys = itertools.count(1)
         self._channel_failed: dict[int, Callable[[str], None]] = {}
@@ -109,7 +109,7 @@ class Host:
         self._guests_max = raise_descriptor_limit()
         listening = self._listen_on_all()
         self._executor = ThreadPoolExecutor(self._workers, "pvblob-store")
-        self._engine = _native.HostEngine(self._workers, self._workers)
+        self._engine = self._start_engine()
         self._dispatcher = Dispatcher(
             self._engine,
             self._executor,
@@ -142,6 +142,7 @@ class Host:
             guest.rescind()
         await self._dispatcher.close()
         self._engine.stop()
+        self._dispatcher.offload.close()
         self._executor.shutdown()
         self.peer_log.close()
 
@@ -161,6 +162,11 @@ class Host:
     def dispatcher(self) -> Dispatcher:
         """The dispatcher, for its counters."""
         return self._dispatcher
+
+    @property
+    def engine(self) -> _native.HostEngine:
+        """The data plane, for its counters."""
+        return self._engine
 
     # ---- sockets
 
@@ -195,6 +201,7 @@ class Host:
         for guest in list(self._guests):
             if not guest.reconsider():
                 guest.refuse("the host's policy does not name this process any more")
+        self._dispatcher.retire_scopes()
         wanted = {self.socket_path: self._sockets[self.socket_path]} | {socket.path: socket for socket in sockets}
         for path in [path for path in self._listeners if wanted.get(path) != self._sockets[path]]:
             self._ignore(path)
@@ -249,6 +256,18 @@ class Host:
     def _regrant(self) -> None:
         for guest in self._guests:
             guest.grant_polling()
+
+
+def _device_limits(timeout_s_max: float, requests_in_flight_max: int, lent_bytes_max: int) -> DeviceLimits:
+    return DeviceLimits(
+        requests_in_flight_max=requests_in_flight_max,
+        response_bytes_min=RESPONSE_BYTES_MIN,
+        timeout_ms_max=int(timeout_s_max * 1000),
+        lent_bytes_max=lent_bytes_max,
+        regions_max=256,
+        features=FEATURES,
+        host_software="pvblob",
+    )
 
 
 def raise_descriptor_limit() -> int:

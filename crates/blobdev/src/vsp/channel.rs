@@ -15,15 +15,13 @@ use vmbus::doorbell::{self, HostDoorbell};
 use vmbus::gpa::GuestMemory;
 use vmbus::incoming::IncomingRing;
 use vmbus::mapped::MappedRing;
-use vmbus::memory::SpanList;
 use vmbus::outgoing::OutgoingRing;
-use vmbus::packet::{Packet, PacketKind};
 
 use super::events::{Event, EventQueue};
-use super::request::HostRequest;
-use crate::bhttp;
+use super::intake::Turning;
+use super::offload::responder::Responder;
 use crate::hresult;
-use crate::wire::{DeviceRequest, DeviceResponse, RESPONSE_SIZE};
+use crate::wire::{DeviceResponse, RESPONSE_SIZE};
 
 /// Ring bytes of one completion: descriptor 16, device response 12 padded to 16, trailer 8 (spec device §2.5).
 const COMPLETION_BYTES: u32 = 40;
@@ -31,10 +29,23 @@ const COMPLETION_BYTES: u32 = 40;
 /// Packets taken from one channel before the others have their turn.
 const PACKETS_PER_TURN: usize = 32;
 
-static NEXT_REQUEST_ID: AtomicU64 = AtomicU64::new(1);
+/// Bytes moved inline for one channel after which the others have their turn: the last read may pass it.
+const BYTES_PER_TURN: u64 = 1024 * 1024;
+
+/// No policy scope has this number.
+const NO_SCOPE: u64 = u64::MAX;
 
 /// The memory one guest lends: shared by all its channels, changed by the control plane.
 pub type SharedGuestMemory = Arc<RwLock<GuestMemory>>;
+
+/// What a channel may.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Requests in flight.
+    pub credits: usize,
+    /// The policy scope whose offload entries answer its requests; `None`: every request goes to Python.
+    pub scope: Option<u64>,
+}
 
 /// What a turn on a channel left behind.
 #[derive(Debug, PartialEq, Eq)]
@@ -66,6 +77,8 @@ struct InFlight {
 pub struct HostChannel {
     key: u64,
     credits: usize,
+    /// Whose offload entries answer its requests; `NO_SCOPE`: nobody's.
+    scope: AtomicU64,
     memory: SharedGuestMemory,
     /// `None` once closed: the mappings of the rings are gone, late completions go nowhere.
     receiving: Mutex<Option<IncomingRing<MappedRing>>>,
@@ -84,7 +97,7 @@ impl HostChannel {
     /// Takes over two mapped rings; returns the channel and the guest's ends of the doorbells.
     pub fn open(
         key: u64,
-        credits: usize,
+        terms: Terms,
         memory: SharedGuestMemory,
         from_guest: MappedRing,
         to_guest: MappedRing,
@@ -94,7 +107,8 @@ impl HostChannel {
         let outgoing = OutgoingRing::new(to_guest);
         let channel = Self {
             key,
-            credits,
+            credits: terms.credits,
+            scope: AtomicU64::new(terms.scope.unwrap_or(NO_SCOPE)),
             memory,
             receiving: Mutex::new(Some(incoming)),
             sending: Mutex::new(Some(Sending { ring: outgoing, reserved: 0 })),
@@ -108,6 +122,29 @@ impl HostChannel {
     /// The control plane's name for this channel.
     pub fn key(&self) -> u64 {
         self.key
+    }
+
+    /// The scope now. Acquire, with the release in `set_scope`: whoever saw that a policy is in force, and then sends a
+    /// request, is answered under it.
+    pub(super) fn scope(&self) -> Option<u64> {
+        Some(self.scope.load(Ordering::Acquire)).filter(|scope| *scope != NO_SCOPE)
+    }
+
+    pub(super) fn set_scope(&self, scope: Option<u64>) {
+        self.scope.store(scope.unwrap_or(NO_SCOPE), Ordering::Release);
+    }
+
+    pub(super) fn memory(&self) -> &SharedGuestMemory {
+        &self.memory
+    }
+
+    /// The id of the request in flight with this transaction id, the first time that its end is asked for.
+    ///
+    /// Once per request: a guest that repeats itself must not fill the control plane's queue (design rule 1).
+    pub(super) fn cancel(&self, transaction_id: u64) -> Option<u64> {
+        let mut in_flight = lock(&self.in_flight);
+        let request = in_flight.get_mut(&transaction_id)?;
+        (!std::mem::replace(&mut request.cancelled, true)).then_some(request.id)
     }
 
     /// Tells whether the channel has been closed.
@@ -127,12 +164,13 @@ impl HostChannel {
         lock(&self.in_flight).len()
     }
 
-    /// Takes a bounded number of packets and pushes what they mean.
-    pub fn turn(self: &Arc<Self>, events: &EventQueue, scratch: &mut Vec<u8>) -> Turn {
+    /// Takes a bounded number of packets, answers what entries answer, and pushes what the rest means.
+    pub fn turn(self: &Arc<Self>, events: &EventQueue, responder: &mut Responder) -> Turn {
         let mut receiving = lock(&self.receiving);
         let Some(ring) = receiving.as_mut() else { return Turn::Dead };
-        let mut found = Vec::new();
-        let turn = self.take_packets(ring, scratch, &mut found);
+        let mut scratch = std::mem::take(&mut responder.packet);
+        let mut turning = Turning { events, responder, found: Vec::new(), moved: 0 };
+        let turn = self.take_packets(ring, &mut scratch, &mut turning);
         if ring.commit() {
             self.bell.signal();
         }
@@ -140,12 +178,13 @@ impl HostChannel {
             Ok(Turn::Idle) if !ring.prepare_sleep() => Turn::More,
             Ok(turn) => turn,
             Err(reason) => {
-                found.push(Event::ChannelFailed(self.key, reason));
+                turning.found.push(Event::ChannelFailed(self.key, reason));
                 Turn::Dead
             }
         };
         drop(receiving);
-        events.push(found);
+        turning.hand_over();
+        turning.responder.packet = scratch;
         if turn == Turn::Dead {
             self.close();
         }
@@ -156,14 +195,17 @@ impl HostChannel {
         self: &Arc<Self>,
         ring: &mut IncomingRing<MappedRing>,
         scratch: &mut Vec<u8>,
-        found: &mut Vec<Event>,
+        turning: &mut Turning<'_>,
     ) -> Result<Turn, String> {
         for _ in 0..PACKETS_PER_TURN {
+            if turning.moved >= BYTES_PER_TURN {
+                break;
+            }
             if !self.reserve().map_err(|corruption| corruption.to_string())? {
                 return Ok(Turn::Stalled);
             }
             let taken = match ring.next(scratch) {
-                Ok(Some(packet)) => self.judge(&packet, found),
+                Ok(Some(packet)) => self.judge(&packet, turning),
                 Ok(None) => {
                     self.unreserve();
                     return Ok(Turn::Idle);
@@ -193,67 +235,24 @@ impl HostChannel {
         }
     }
 
-    /// Judges one packet; true when it has (or had) a completion, so that its reservation is used.
-    fn judge(self: &Arc<Self>, packet: &Packet<'_>, found: &mut Vec<Event>) -> Result<bool, String> {
-        match packet.kind {
-            PacketKind::Cancel => {
-                // Once per request: a guest that repeats itself must not fill the control plane's queue (design rule 1).
-                if let Some(request) = lock(&self.in_flight).get_mut(&packet.transaction_id)
-                    && !std::mem::replace(&mut request.cancelled, true)
-                {
-                    found.push(Event::Cancel(request.id));
-                }
-                Ok(false)
-            }
-            PacketKind::GpaDirect if !packet.completion_requested() => Ok(false), // spec §2.4: it must get none
-            PacketKind::GpaDirect => {
-                match self.accept(packet) {
-                    Ok(request) => found.push(Event::Request(request)),
-                    Err(status) => {
-                        self.send_completion(packet.transaction_id, DeviceResponse { error: status, response_len: 0 })
-                    }
-                }
-                Ok(true)
-            }
-            kind => Err(format!("a packet of type {kind:?}, which no guest sends")),
-        }
-    }
-
-    /// Makes a request of a packet, or says with which status it is refused.
-    fn accept(self: &Arc<Self>, packet: &Packet<'_>) -> Result<Arc<HostRequest>, u32> {
-        let device = DeviceRequest::parse(packet.payload).map_err(|_| hresult::MALFORMED)?;
-        let mut ranges = packet.ranges().map_err(|_| hresult::MALFORMED)?;
-        let (Some(range), None) = (ranges.next(), ranges.next()) else { return Err(hresult::MALFORMED) };
-        let layout = device.validate(range.byte_count).map_err(|error| error.status())?;
-        let spans = self.memory.read().unwrap_or_else(PoisonError::into_inner).resolve(&range);
-        let spans = spans.map_err(|_| hresult::MALFORMED)?;
-        let part = |(offset, length): (usize, usize)| -> SpanList { spans.slice(offset, length) };
-        if layout.request.1 > bhttp::MESSAGE_SIZE_MAX {
-            return Err(hresult::MALFORMED);
-        }
-        let mut head = vec![0; layout.request.1];
-        part(layout.request).read(0, &mut head);
-        bhttp::decode_request(&head).map_err(|_| hresult::MALFORMED)?;
-        let id = NEXT_REQUEST_ID.fetch_add(1, Ordering::Relaxed);
-        self.admit(packet.transaction_id, id)?;
-        let buffers = (part(layout.data), part(layout.response));
-        let channel = Arc::clone(self);
-        Ok(Arc::new(HostRequest::new(id, packet.transaction_id, device, head, channel, buffers)))
-    }
-
     /// Counts the request against the guest's credits; an id in flight already is the guest's error.
-    fn admit(&self, transaction_id: u64, id: u64) -> Result<(), u32> {
+    pub(super) fn admit(&self, transaction_id: u64, id: u64) -> Result<(), u32> {
         let mut in_flight = lock(&self.in_flight);
+        self.judge_admission(&in_flight, transaction_id)?;
+        in_flight.insert(transaction_id, InFlight { id, cancelled: false });
+        Ok(())
+    }
+
+    /// Says what [`admit`](Self::admit) would: for a request that is completed before another one is looked at.
+    pub(super) fn may_admit(&self, transaction_id: u64) -> Result<(), u32> {
+        self.judge_admission(&lock(&self.in_flight), transaction_id)
+    }
+
+    fn judge_admission(&self, in_flight: &HashMap<u64, InFlight>, transaction_id: u64) -> Result<(), u32> {
         if in_flight.len() >= self.credits {
             return Err(hresult::QUOTA);
         }
-        match in_flight.entry(transaction_id) {
-            std::collections::hash_map::Entry::Occupied(_) => Err(hresult::MALFORMED),
-            std::collections::hash_map::Entry::Vacant(entry) => {
-                entry.insert(InFlight { id, cancelled: false });
-                Ok(())
-            }
-        }
+        if in_flight.contains_key(&transaction_id) { Err(hresult::MALFORMED) } else { Ok(()) }
     }
 
     /// Writes a completion into its reserved place and signals the guest if it must be.

@@ -9,10 +9,26 @@ use std::thread::JoinHandle;
 use vmbus::gpa::GpaError;
 use vmbus::mapped::MappedRing;
 
-use super::channel::{HostChannel, SharedGuestMemory};
+use super::channel::{HostChannel, SharedGuestMemory, Terms};
 use super::events::EventQueue;
-use super::filler::Filler;
+use super::files::{Files, Reader, Run};
+use super::filler::{Fill, Filler};
+use super::offload::counters::Counters;
+use super::offload::responder::Responder;
+use super::offload::table::Table;
+use super::request::HostRequest;
 use super::worker::Worker;
+
+/// How large an engine is.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Threads that serve rings.
+    pub workers: usize,
+    /// Threads that read files.
+    pub fillers: usize,
+    /// Offload entries; 0 turns offload off.
+    pub offload_entries_max: usize,
+}
 
 /// Why a channel could not be opened.
 #[derive(Debug)]
@@ -63,7 +79,11 @@ pub struct Engine {
     events: Arc<EventQueue>,
     workers: Vec<Arc<Worker>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    filler: Filler,
+    filler: Arc<Filler>,
+    reader: Arc<dyn Reader>,
+    files: Files,
+    offload: Arc<Table>,
+    counters: Vec<Arc<Counters>>,
     channels: Mutex<HashMap<u64, Serving>>,
 }
 
@@ -72,17 +92,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Engine {
-    /// Starts `workers` threads that serve rings and `fillers` threads that read files.
-    pub fn start(workers: usize, fillers: usize) -> io::Result<Self> {
+    /// Starts the threads. `reader` reads the files, the system's unless a test stalls them.
+    pub fn start(sizes: Sizes, reader: Arc<dyn Reader>) -> io::Result<Self> {
         let events = Arc::new(EventQueue::new()?);
-        let workers: Vec<_> = (0..workers.max(1)).map(|_| Worker::new()).collect::<Result<_, _>>()?;
-        let spawn = |(index, worker): (usize, &Arc<Worker>)| {
+        let filler = Arc::new(Filler::start(sizes.fillers, &reader, &events)?);
+        let offload = Table::new(sizes.offload_entries_max);
+        let workers: Vec<_> = (0..sizes.workers.max(1)).map(|_| Worker::new()).collect::<Result<_, _>>()?;
+        let counters: Vec<_> = workers.iter().map(|_| Arc::new(Counters::default())).collect();
+        let spawn = |(index, (worker, counters)): (usize, (&Arc<Worker>, &Arc<Counters>))| {
             let (worker, events) = (Arc::clone(worker), Arc::clone(&events));
-            std::thread::Builder::new().name(format!("pvblob-ring-{index}")).spawn(move || worker.run(&events))
+            let (reader, filler) = (Arc::clone(&reader), Arc::clone(&filler));
+            let responder = Responder::new(Arc::clone(&offload), Arc::clone(counters), reader, filler);
+            std::thread::Builder::new()
+                .name(format!("pvblob-ring-{index}"))
+                .spawn(move || worker.run(&events, responder))
         };
-        let threads = workers.iter().enumerate().map(spawn).collect::<Result<_, _>>()?;
-        let filler = Filler::start(fillers, &events)?;
-        Ok(Self { events, workers, threads: Mutex::new(threads), filler, channels: Mutex::default() })
+        let threads = workers.iter().zip(&counters).enumerate().map(spawn).collect::<Result<_, _>>()?;
+        let (threads, files, channels) = (Mutex::new(threads), Files::default(), Mutex::default());
+        Ok(Self { events, workers, threads, filler, reader, files, offload, counters, channels })
     }
 
     /// The queue to the control plane.
@@ -90,9 +117,48 @@ impl Engine {
         &self.events
     }
 
-    /// The threads that complete requests from files.
-    pub fn filler(&self) -> &Filler {
-        &self.filler
+    /// The files that answers are read from.
+    pub fn files(&self) -> &Files {
+        &self.files
+    }
+
+    /// The offload entries.
+    pub fn offload(&self) -> &Arc<Table> {
+        &self.offload
+    }
+
+    /// The sums of the workers' counters, by name.
+    pub fn offload_counters(&self) -> Vec<(&'static str, u64)> {
+        let mut sums: Vec<(&'static str, u64)> = Vec::new();
+        for counters in &self.counters {
+            counters.each(|name, value| match sums.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, sum)) => *sum += value,
+                None => sums.push((name, value)),
+            });
+        }
+        sums
+    }
+
+    /// Who reads the files.
+    pub fn reader(&self) -> &dyn Reader {
+        &*self.reader
+    }
+
+    /// Has the fillers complete a request with bytes that the control plane keeps until
+    /// [`Filled`](super::events::Event::Filled); false if it was completed before.
+    pub fn complete_with_files(&self, request: &Arc<HostRequest>, response: Vec<u8>, runs: Vec<Run>) -> bool {
+        let claimed = request.claim_for_fill();
+        if claimed {
+            self.filler.submit(Fill { request: Arc::clone(request), response, runs, done: 0, held_by: None });
+        }
+        claimed
+    }
+
+    /// Has the entries of another policy scope answer a channel from now on.
+    pub fn set_scope(&self, key: u64, scope: Option<u64>) {
+        if let Some(serving) = lock(&self.channels).get(&key) {
+            serving.channel.set_scope(scope);
+        }
     }
 
     /// Opens a channel whose rings lie in the pages `pfns` of `memory`; returns the guest's ends of the doorbells.
@@ -105,7 +171,7 @@ impl Engine {
         memory: &SharedGuestMemory,
         pfns: &[u64],
         downstream: usize,
-        credits: usize,
+        terms: Terms,
     ) -> Result<(OwnedFd, OwnedFd), OpenError> {
         if downstream < 2 || pfns.len() < downstream + 2 {
             return Err(OpenError::Split { pages: pfns.len(), downstream });
@@ -118,7 +184,7 @@ impl Engine {
             let size = region.len();
             (MappedRing::new(Arc::clone(&region), 0, split), MappedRing::new(region, split, size - split))
         };
-        let opened = self.serve(key, memory, pfns, credits, from_guest, to_guest);
+        let opened = self.serve(key, memory, pfns, terms, from_guest, to_guest);
         if opened.is_err() {
             // Whatever exists of it goes again: the guest is told that it has no channel.
             self.close_channel(key);
@@ -132,11 +198,11 @@ impl Engine {
         key: u64,
         memory: &SharedGuestMemory,
         pfns: &[u64],
-        credits: usize,
+        terms: Terms,
         from_guest: MappedRing,
         to_guest: MappedRing,
     ) -> io::Result<(OwnedFd, OwnedFd)> {
-        let (channel, eventfd, socket) = HostChannel::open(key, credits, Arc::clone(memory), from_guest, to_guest)?;
+        let (channel, eventfd, socket) = HostChannel::open(key, terms, Arc::clone(memory), from_guest, to_guest)?;
         let (channel, worker) = (Arc::new(channel), Arc::clone(&self.workers[key as usize % self.workers.len()]));
         let serving = Serving {
             channel: Arc::clone(&channel),
@@ -165,5 +231,6 @@ impl Engine {
             let _ = thread.join();
         }
         self.filler.stop();
+        self.offload.clear();
     }
 }

@@ -1,7 +1,7 @@
 //! What the data plane tells the control plane: a queue, and a descriptor that is readable while the queue is not empty.
 //!
-//! The queue is bounded by the guests' credits: each request occupies one, each other event belongs to a request or ends a
-//! channel.
+//! The queue is bounded by the guests' credits and the offload table's bound: each request occupies one, each other event
+//! belongs to a request, to an entry, or ends a channel.
 
 use std::collections::VecDeque;
 use std::io;
@@ -20,6 +20,8 @@ pub enum Event {
     Cancel(u64),
     /// A request that was to be completed from files is completed: the files are no longer read (its id).
     Filled(u64),
+    /// Nobody refers to an offload entry any more (its token): what it pinned is free.
+    Released(u64),
     /// The guest wrote something impossible into its rings: the channel (its key) is dead, and why.
     ChannelFailed(u64, String),
 }

@@ -5,17 +5,27 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use super::events::{Event, EventQueue};
-use super::request::{FileRun, HostRequest};
+use super::files::{Reader, Run};
+use super::offload::entry::Entry;
+use super::request::HostRequest;
 
-struct Job {
-    request: Arc<HostRequest>,
-    response: Vec<u8>,
-    runs: Vec<FileRun>,
+/// A request whose completion has been claimed, to be completed from files.
+pub struct Fill {
+    /// The request.
+    pub request: Arc<HostRequest>,
+    /// The response message.
+    pub response: Vec<u8>,
+    /// What is to be placed in the data buffer.
+    pub runs: Vec<Run>,
+    /// How much of it is in place already.
+    pub done: u64,
+    /// Who holds the bytes: an entry, or else the control plane, which is told by [`Event::Filled`].
+    pub held_by: Option<Arc<Entry>>,
 }
 
 #[derive(Default)]
 struct State {
-    jobs: VecDeque<Job>,
+    fills: VecDeque<Fill>,
     stopping: bool,
 }
 
@@ -27,20 +37,22 @@ pub struct Filler {
 
 impl Filler {
     /// Starts `threads` threads that report each finished request to `events`.
-    pub fn start(threads: usize, events: &Arc<EventQueue>) -> std::io::Result<Self> {
+    pub fn start(threads: usize, reader: &Arc<dyn Reader>, events: &Arc<EventQueue>) -> std::io::Result<Self> {
         let shared = Arc::new((Mutex::new(State::default()), Condvar::new()));
         let spawn = |index| {
-            let (shared, events) = (Arc::clone(&shared), Arc::clone(events));
-            std::thread::Builder::new().name(format!("pvblob-fill-{index}")).spawn(move || run(&shared, &events))
+            let (shared, reader, events) = (Arc::clone(&shared), Arc::clone(reader), Arc::clone(events));
+            std::thread::Builder::new()
+                .name(format!("pvblob-fill-{index}"))
+                .spawn(move || run(&shared, &*reader, &events))
         };
         let threads = (0..threads.max(1)).map(spawn).collect::<Result<_, _>>()?;
         Ok(Self { shared, threads: Mutex::new(threads) })
     }
 
-    /// Queues a request whose completion has been claimed for filling.
-    pub fn submit(&self, request: Arc<HostRequest>, response: Vec<u8>, runs: Vec<FileRun>) {
+    /// Queues a request.
+    pub fn submit(&self, fill: Fill) {
         let (state, ready) = &*self.shared;
-        state.lock().unwrap_or_else(PoisonError::into_inner).jobs.push_back(Job { request, response, runs });
+        state.lock().unwrap_or_else(PoisonError::into_inner).fills.push_back(fill);
         ready.notify_one();
     }
 
@@ -55,13 +67,13 @@ impl Filler {
     }
 }
 
-fn run(shared: &(Mutex<State>, Condvar), events: &EventQueue) {
+fn run(shared: &(Mutex<State>, Condvar), reader: &dyn Reader, events: &EventQueue) {
     let (state, ready) = shared;
     loop {
         let mut locked = state.lock().unwrap_or_else(PoisonError::into_inner);
-        let job = loop {
-            if let Some(job) = locked.jobs.pop_front() {
-                break job;
+        let fill = loop {
+            if let Some(fill) = locked.fills.pop_front() {
+                break fill;
             }
             if locked.stopping {
                 return;
@@ -69,7 +81,9 @@ fn run(shared: &(Mutex<State>, Condvar), events: &EventQueue) {
             locked = ready.wait(locked).unwrap_or_else(PoisonError::into_inner);
         };
         drop(locked);
-        job.request.fill(&job.response, &job.runs);
-        events.push([Event::Filled(job.request.id)]);
+        fill.request.fill(reader, &fill.response, &fill.runs, fill.done);
+        if fill.held_by.is_none() {
+            events.push([Event::Filled(fill.request.id)]);
+        }
     }
 }

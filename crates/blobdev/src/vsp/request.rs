@@ -4,26 +4,17 @@
 //! under us at any moment, and are touched only by copies and system calls (design rule 1).
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use vmbus::memory::SpanList;
 
 use super::channel::HostChannel;
+use super::files::{Reader, Run, Target, read_parts};
 use crate::extents::{self, Digest};
 use crate::hresult;
 use crate::wire::{DeviceRequest, DeviceResponse};
-
-/// A run of bytes in a file.
-pub struct FileRun {
-    /// The file, kept open for the run.
-    pub file: Arc<OwnedFd>,
-    /// First byte.
-    pub offset: u64,
-    /// Length in bytes.
-    pub length: u64,
-}
 
 /// One request between its packet and its completion.
 pub struct HostRequest {
@@ -39,6 +30,8 @@ pub struct HostRequest {
     data: SpanList,
     response: SpanList,
     completed: AtomicBool,
+    /// The data plane has missed an entry for this request's target more than once.
+    pub wants_offload: bool,
 }
 
 impl HostRequest {
@@ -51,7 +44,8 @@ impl HostRequest {
         buffers: (SpanList, SpanList),
     ) -> Self {
         let (data, response) = buffers;
-        Self { id, transaction_id, device, head, channel, data, response, completed: AtomicBool::new(false) }
+        let (completed, wants_offload) = (AtomicBool::new(false), false);
+        Self { id, transaction_id, device, head, channel, data, response, completed, wants_offload }
     }
 
     /// The key of the channel it came by.
@@ -131,29 +125,44 @@ impl HostRequest {
         self.claim()
     }
 
-    /// Reads the runs into the data buffer, one after the other, then completes. Blocks on the disk.
-    pub fn fill(&self, response: &[u8], runs: &[FileRun]) {
-        let status = match self.read_runs(runs) {
-            Ok(()) => 0,
-            Err(_) => hresult::INTERNAL,
-        };
-        self.finish(status, if status == 0 { response } else { &[] }, None);
+    /// Reads the runs into the data buffer, one after the other and without the first `done` bytes, which are there
+    /// already, then completes. Blocks on the disk.
+    pub fn fill(&self, reader: &dyn Reader, response: &[u8], runs: &[Run], done: u64) {
+        match self.read_runs(reader, runs, done, true) {
+            Ok(_) => self.finish(0, response, None),
+            Err(_) => self.finish(hresult::INTERNAL, &[], None),
+        }
     }
 
-    fn read_runs(&self, runs: &[FileRun]) -> io::Result<()> {
+    /// Completes as [`fill`](Self::fill) does, but only if nothing has to be waited for; false: nothing was done.
+    ///
+    /// To be called by the thread that makes all other completions of this request: they see it claimed meanwhile.
+    pub fn complete_from_cache(&self, reader: &dyn Reader, response: &[u8], runs: &[Run]) -> bool {
+        if !self.claim() {
+            return true;
+        }
+        // An error is found again, and answered, by whoever may wait.
+        let is_complete = self.read_runs(reader, runs, 0, false).is_ok_and(|(_, is_complete)| is_complete);
+        if is_complete {
+            self.finish(0, response, None);
+        } else {
+            self.completed.store(false, Ordering::Relaxed); // as in `claim`
+        }
+        is_complete
+    }
+
+    fn read_runs(&self, reader: &dyn Reader, runs: &[Run], done: u64, may_wait: bool) -> io::Result<(u64, bool)> {
         let total: u64 = runs.iter().map(|run| run.length).sum();
         if total > self.data.len() as u64 || self.data_valid() > 0 {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let mut at = 0;
-        for run in runs {
-            let length = run.length as usize;
-            if self.data.read_from_file(at, run.file.as_fd(), run.offset, length)? != length {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            at += length;
-        }
-        Ok(())
+        let mut skip = done;
+        let parts = runs.iter().filter_map(|run| {
+            let skipped = skip.min(run.length);
+            skip -= skipped;
+            (skipped < run.length).then_some((run, run.offset + skipped, run.length - skipped))
+        });
+        read_parts(reader, parts, Target { pages: &self.data, at: done as usize, may_wait })
     }
 
     fn finish(&self, status: u32, response: &[u8], needed: Option<u32>) {

@@ -13,6 +13,7 @@ use rustix::event::{EventfdFlags, epoll, eventfd};
 
 use super::channel::{HostChannel, Turn};
 use super::events::EventQueue;
+use super::offload::responder::Responder;
 
 /// The epoll data of the worker's own descriptor; channel keys begin at 1.
 const COMMANDS: u64 = 0;
@@ -72,9 +73,8 @@ impl Worker {
     }
 
     /// The thread's life.
-    pub(super) fn run(&self, events: &EventQueue) {
+    pub(super) fn run(&self, events: &EventQueue, mut responder: Responder) {
         let mut ready: VecDeque<Arc<HostChannel>> = VecDeque::new();
-        let mut scratch = Vec::new();
         let mut rung = Vec::with_capacity(64);
         while !self.stopping.load(Ordering::Acquire) {
             self.wait(&mut rung, ready.is_empty());
@@ -82,7 +82,7 @@ impl Worker {
                 self.rang(event.data.u64(), &mut ready);
             }
             if let Some(channel) = ready.pop_front()
-                && channel.turn(events, &mut scratch) == Turn::More
+                && channel.turn(events, &mut responder) == Turn::More
             {
                 ready.push_back(channel);
             }

@@ -1,0 +1,151 @@
+//! One offload entry: where the bytes lie, the ready heads, and the generations it depends on.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+
+use super::generation::Generation;
+use super::table::Table;
+use super::template::Template;
+use crate::vsp::events::{Event, EventQueue};
+use crate::vsp::files::Run;
+
+/// What the control plane lends an entry: it learns by [`Event::Released`] that nobody refers to the entry any more.
+pub struct Pin {
+    token: u64,
+    events: Arc<EventQueue>,
+}
+
+impl Pin {
+    /// Makes a pin; when it is dropped, `events` gets `Released(token)`.
+    pub fn new(token: u64, events: Arc<EventQueue>) -> Self {
+        Self { token, events }
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.events.push([Event::Released(self.token)]);
+    }
+}
+
+/// The heads an entry answers with.
+pub struct Heads {
+    /// GET without a range: 200.
+    pub whole: Template,
+    /// GET with a range: 206.
+    pub part: Template,
+    /// HEAD: 200.
+    pub head: Template,
+    /// The client's copy is still good: 304; `None` leaves that to Python.
+    pub not_modified: Option<Template>,
+}
+
+/// What an entry says.
+pub struct Content {
+    /// Where the bytes lie, in order.
+    pub runs: Vec<Run>,
+    /// The opaque tag of the ETag.
+    pub etag: Vec<u8>,
+    /// The version answered to a request that names none.
+    pub version: Vec<u8>,
+    /// The heads.
+    pub heads: Heads,
+}
+
+/// An entry; immutable but for the mark that it was used.
+pub struct Entry {
+    pub(super) key: Box<[u8]>,
+    pub(super) hash: u64,
+    pub(super) content: Content,
+    /// The bytes before the end of each run.
+    ends: Box<[u64]>,
+    generations: Box<[(Arc<Generation>, u64)]>,
+    used: AtomicBool,
+    table: Weak<Table>,
+    _pin: Pin,
+}
+
+impl Entry {
+    pub(super) fn new(
+        key: Box<[u8]>,
+        hash: u64,
+        content: Content,
+        generations: Vec<(Arc<Generation>, u64)>,
+        table: Weak<Table>,
+        pin: Pin,
+    ) -> Self {
+        let ends = content.runs.iter().scan(0, |end, run| {
+            *end += run.length;
+            Some(*end)
+        });
+        let ends = ends.collect();
+        let (generations, used) = (generations.into_boxed_slice(), AtomicBool::new(false));
+        Self { key, hash, content, ends, generations, used, table, _pin: pin }
+    }
+
+    /// Bytes of the whole.
+    pub fn size(&self) -> u64 {
+        self.ends.last().copied().unwrap_or(0)
+    }
+
+    /// The opaque tag.
+    pub fn etag(&self) -> &[u8] {
+        &self.content.etag
+    }
+
+    /// The policy scope, and scheme, authority and path of its target.
+    pub fn target(&self) -> (u64, [&[u8]; 3]) {
+        let (scope, parts) = self.key.split_first_chunk().expect("a key begins with the scope");
+        let mut parts = parts.split(|byte| *byte == 0);
+        (u64::from_le_bytes(*scope), std::array::from_fn(|_| parts.next().unwrap_or(b"")))
+    }
+
+    /// What it costs of the table's bound: one, and one more for every 64 runs.
+    pub(super) fn cost(&self) -> usize {
+        1 + self.content.runs.len() / 64
+    }
+
+    /// Tells whether it may answer at this moment (see `generation` for the ordering).
+    pub fn holds(&self) -> bool {
+        self.generations.iter().all(|(generation, expected)| generation.value() == *expected)
+    }
+
+    /// Has every generation invalidate this entry when it moves; false if one has moved already.
+    pub(super) fn watch(self: &Arc<Self>) -> bool {
+        let weak = Arc::downgrade(self);
+        self.generations.iter().all(|(generation, expected)| generation.watch(*expected, &weak))
+    }
+
+    /// Takes the entry out of its table.
+    pub(super) fn invalidate(self: &Arc<Self>) {
+        if let Some(table) = self.table.upgrade() {
+            table.invalidate(self);
+        }
+    }
+
+    /// Marks it as used; a store only if the mark is not there, so that hits share the cache line for reading.
+    pub(super) fn mark_used(&self) {
+        // Relaxed: a hint for the eviction, ordered with nothing.
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes the mark away; tells whether it was there.
+    pub(super) fn unmark_used(&self) -> bool {
+        self.used.swap(false, Ordering::Relaxed)
+    }
+
+    /// Yields the parts of the runs that hold `length` bytes from `offset` on: (run, offset in the file, length).
+    pub fn parts(&self, offset: u64, length: u64) -> impl Iterator<Item = (&Run, u64, u64)> {
+        let first = self.ends.partition_point(|end| *end <= offset);
+        let mut begin = if first == 0 { 0 } else { self.ends[first - 1] };
+        let (mut at, mut left) = (offset, length);
+        self.content.runs[first.min(self.content.runs.len())..].iter().map_while(move |run| {
+            let skip = at - begin;
+            let taken = left.min(run.length - skip);
+            (begin, at, left) = (begin + run.length, at + taken, left - taken);
+            (taken > 0).then_some((run, run.offset + skip, taken))
+        })
+    }
+}
