@@ -2,6 +2,8 @@
 
 # Debian's names of what must be there before; Rust comes from rustup, because distributions ship it too old.
 SYSTEM_PACKAGES := git make gcc libc6-dev python3 python3-venv
+# What `make bench` compares with when it is there; without it those rows say "not installed".
+BENCH_PACKAGES := nginx-light
 PYTHON_MIN := 3.11
 RUST_MIN := 1.89
 
@@ -75,8 +77,13 @@ lint: setup ## Formatting, lints, types, import rules
 
 check: lint test ## Exactly what CI runs
 
-bench: setup ## Measure on this machine (ARGS=...; see `pvblob bench --help`)
-	$(BIN)/pvblob bench $(ARGS)
+target/release/pvblob-limit: $(RUST_SOURCES)
+	cargo build --quiet --release -p limit
+	@touch $@
+
+bench: setup target/release/pvblob-limit ## Measure everything, write docs/performance.md (20 min; ARGS=... instead)
+	@command -v nginx >/dev/null || test -x /usr/sbin/nginx || echo "for the HTTP peers: apt-get install $(BENCH_PACKAGES)"
+	$(BIN)/pvblob bench $(if $(ARGS),$(ARGS),all --json build/bench.json --report docs/performance.md)
 
 fmt: setup ## Format everything, fix what can be fixed
 	$(BIN)/ruff check --fix

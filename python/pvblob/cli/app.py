@@ -18,7 +18,7 @@ SUMMARIES = {
     "ls": "List containers or blobs.",
     "stat": "Show the properties of a blob or a container.",
     "rm": "Delete blobs or a container.",
-    "bench": "Measure a scenario on this machine.",
+    "bench": "Measure scenarios on this machine, side by side with HTTP peers and the physical limit.",
 }
 EXIT_FAILED = 1
 EXIT_NO_HOST = 2

@@ -1,51 +1,112 @@
-"""`pvblob bench`: measures a scenario; so far there is one, reads by a fleet of processes."""
+"""`pvblob bench`: measures scenarios side by side with the peers and the physical limits."""
 
 from __future__ import annotations
 
+import shlex
+import sys
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pvblob.errors import SettingsError
 
-HELP = """Measure a scenario on this machine.
+if TYPE_CHECKING:
+    from pvblob.cli.scenarios.catalogue import Scenario
+    from pvblob.cli.scenarios.results import Result
+    from pvblob.cli.scenarios.runner import Options
 
-One scenario exists so far:
+HELP = """Measure scenarios on this machine, side by side with HTTP peers and with the physical limit.
 
-  fleet-read   N processes read ranges of blobs that lie in the page cache, over the paths of `pvblob demo` and over
-               channel-view (bytes used in place). Not measured yet: latency of single small reads, uploads, listings,
-               cold reads, upstream accounts.
+Each scenario starts servers of its own on a temporary store; paths stand by together and take turns, every byte is
+checked outside the clock, and nothing is left behind. What is to be reached is judged at the end. Scenarios:
+
+  fleet-read  4 MiB ranges, 1/4/100 clients · whole-read  64 MiB blobs · latency  4 KiB, one at a time
+
+  iops  4 KiB, 1/8/100 clients, 1 and 16 in flight · upload  64 MiB and 4 KiB · sdk-small  small calls of the SDK
+
+  scale  1 to 1000 connected clients · cold  page cache dropped · all  everything (about 20 minutes)
 
 Examples:
 
-  pvblob bench fleet-read --clients 4 --range-kib 256
+  pvblob bench all --json bench.json --report performance.md
 
-  pvblob bench fleet-read --paths channel,channel-view,http-nginx-obstore --rounds 7 --json result.json
+  pvblob bench fleet-read --quick --clients 1 --paths limit,channel,http-raw
 """
-SCENARIOS = ("fleet-read",)
 
 
 def run(
-    scenario: Annotated[str, typer.Argument(help="What to measure: fleet-read.")] = "fleet-read",
-    clients: Annotated[int, typer.Option(min=1, help="How many client processes.")] = 100,
-    gib: Annotated[float, typer.Option(min=0.01, help="GiB of blobs, and what every path reads in a round.")] = 1.0,
-    rounds: Annotated[int, typer.Option(min=1, help="How often every path is measured.")] = 5,
-    range_kib: Annotated[int, typer.Option(min=4, help="Size of one read in KiB; divides 65536.")] = 4096,
-    paths: Annotated[str | None, typer.Option(metavar="PATH,…", help="Which paths; default: all.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures here.")] = None,
+    scenario: Annotated[str, typer.Argument(help="What to measure: a scenario's name, or all.")],
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results here.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Under a minute for each scenario; rough figures.")] = False,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE.md", help="Write a page here, its plots in a directory beside it.")
+    ] = None,
+    paths: Annotated[str | None, typer.Option(metavar="PATH,…", help="Only these paths.")] = None,
+    clients: Annotated[str | None, typer.Option(metavar="N,…", help="Only the stages with so many clients.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="How often every path is measured.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0.01, help="Length of a timed section.")] = None,
+    gib: Annotated[float | None, typer.Option(min=0.05, help="GiB of blobs to read.")] = None,
     directory: Annotated[
         Path | None, typer.Option("--dir", metavar="DIR", exists=True, file_okay=False, help="For the temporary store.")
     ] = None,
 ) -> None:
-    """Run the scenario and print its table."""
-    from pvblob.cli.demo import show
-    from pvblob.cli.fleet.contest import ContestSettings
-    from pvblob.cli.fleet.readers import PATHS
+    """Run the scenarios, print their tables, write what was asked for. Exit code 1 when a path failed."""
+    from rich.console import Console
 
+    from pvblob.cli.scenarios.catalogue import FULL, QUICK
+    from pvblob.cli.scenarios.page import write_page
+    from pvblob.cli.scenarios.runner import Options
+    from pvblob.cli.scenarios.terminal import rendered
+
+    effort = (QUICK if quick else FULL).adjusted(rounds, seconds, gib)
+    options = Options(effort, paths.split(",") if paths else (), _numbers(clients), directory)
+    result = _measure(_chosen(scenario), options, json_file, quick=quick)
+    if report is not None:
+        write_page(result, report)
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    for part in rendered(result):
+        console.print(part, highlight=False)
+    failures = {f"{row.scenario}, {row.path}: {row.absent}" for row in result.rows if row.failed}
+    if failures:
+        typer.echo("\n".join(f"pvblob: {text}" for text in sorted(failures)), err=True)
+        raise typer.Exit(1)
+
+
+def _chosen(scenario: str) -> list[Scenario]:
+    from pvblob.cli.scenarios.catalogue import SCENARIOS
+
+    if scenario == "all":
+        return list(SCENARIOS.values())
     if scenario not in SCENARIOS:
-        raise SettingsError(f"there is no scenario {scenario!r}: {', '.join(SCENARIOS)}")
-    chosen = paths.split(",") if paths else list(PATHS)
-    if unknown := [path for path in chosen if path not in PATHS]:
-        raise SettingsError(f"there is no path {', '.join(unknown)}: {', '.join(PATHS)}")
-    show(ContestSettings(chosen, clients, gib, rounds, range_kib << 10, directory), json_file)
+        raise SettingsError(f"there is no scenario {scenario!r}: {', '.join([*SCENARIOS, 'all'])}")
+    return [SCENARIOS[scenario]]
+
+
+def _numbers(text: str | None) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")] if text else []
+    except ValueError:
+        raise SettingsError(f"--clients {text}: numbers with commas between them, e.g. 1,100") from None
+
+
+def _measure(scenarios: list[Scenario], options: Options, json_file: Path | None, *, quick: bool) -> Result:
+    """Run the scenarios; the file is written after each, so that what was measured is kept whatever comes."""
+    from pvblob.cli.fleet.contest import exit_cleanly_on_sigterm
+    from pvblob.cli.fleet.machine import machine, versions
+    from pvblob.cli.fleet.narrator import narrator
+    from pvblob.cli.scenarios.results import Result
+    from pvblob.cli.scenarios.runner import check, run
+
+    check(scenarios, options)
+    exit_cleanly_on_sigterm()
+    started = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    command = shlex.join(["pvblob", *sys.argv[1:]])
+    result = Result(started, command, quick, machine(), versions(), [])
+    with narrator() as narrate:
+        for scenario in scenarios:
+            result.rows.extend(run(scenario, options, narrate))
+            if json_file is not None:
+                result.write(json_file)
+    return result

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -35,47 +33,16 @@ def run(
     ] = None,
 ) -> None:
     """Run the contest over every path and print the table."""
-    from pvblob.cli.fleet.contest import ContestSettings
-    from pvblob.cli.fleet.readers import DEMO_PATHS
-
-    settings = ContestSettings(DEMO_PATHS, clients, gib, rounds, directory=directory)
-    show(settings, json_file)
-
-
-@contextmanager
-def _narrator() -> Iterator[Callable[[str, int, int], None]]:
-    """Yield what shows (what, done, total): a bar on a terminal, else a line whenever *what* is new."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description:55}"), BarColumn(), MofNCompleteColumn())
-    # Drawn only when told: a display that refreshes by itself would run inside the timed sections.
-    with Progress(*columns, console=console, auto_refresh=False, disable=not console.is_terminal) as bar:
-        task = bar.add_task("")
-        shown = ""
-
-        def narrate(what: str, done: int, total: int) -> None:
-            nonlocal shown
-            if what != shown and not console.is_terminal:
-                console.print(what, highlight=False)
-            shown = what
-            bar.update(task, description=what, completed=done, total=total, refresh=True)
-
-        yield narrate
-
-
-def show(settings: object, json_file: Path | None) -> None:
-    """Run the contest of *settings* (ContestSettings), print its table, write its figures to *json_file*."""
     from rich.console import Console
 
-    from pvblob.cli.fleet import contest, report
+    from pvblob.cli.fleet import contest, machine, report
+    from pvblob.cli.fleet.narrator import narrator
 
-    assert isinstance(settings, contest.ContestSettings)
     contest.exit_cleanly_on_sigterm()
-    with _narrator() as narrate:
-        outcome = contest.run(settings, narrate)
-    machine = contest.machine()
-    Console(width=None if sys.stdout.isatty() else 128).print(report.table(outcome, machine), highlight=False)
+    with narrator() as narrate:
+        outcome = contest.run(contest.ContestSettings(clients, gib, rounds, directory), narrate)
+    about, versions = machine.machine(), machine.versions()
+    table = report.table(outcome, about, versions)
+    Console(width=None if sys.stdout.isatty() else 128).print(table, highlight=False)
     if json_file is not None:
-        json_file.write_text(json.dumps(report.as_json(outcome, machine), indent=2) + "\n", "utf-8")
+        json_file.write_text(json.dumps(report.as_json(outcome, about, versions), indent=2) + "\n", "utf-8")

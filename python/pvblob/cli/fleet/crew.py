@@ -1,61 +1,53 @@
-"""The crew process: imports once, forks the writers and then the clients, holds the start line, reads the counters.
+"""The crew process of one path: imports once, forks the clients, holds the start line, reads the counters.
 
-`python -m pvblob.cli.fleet.crew FD` talks over the inherited socket FD: plan in; ("written", n) for each blob and
-("standing", checksums known) out; then one `Measurement` for each order. It ends, and its clients with it, when the
-socket closes. A process of its own, so that its parent may use threads and a terminal, and forks stay safe.
+`python -m pvblob.cli.fleet.crew FD` talks over the inherited socket FD: plan in; "standing" out; then a `Measurement`
+for each order. It ends, and its clients with it, when the socket closes. A process of its own, so that its parent may
+use threads and a terminal, forks stay safe, and a path's environment is its own from the first instruction on.
 """
 
 from __future__ import annotations
 
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from importlib import import_module
+from mmap import mmap
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from pvblob.cli.fleet import wire
-from pvblob.cli.fleet.corpus import CONTAINER, Corpus, checksums, name
+from pvblob.cli.fleet import latency, wire
+from pvblob.cli.fleet.corpus import Corpus
 from pvblob.cli.fleet.counters import cpu_s, machine_busy_s
-from pvblob.cli.fleet.member import Member, Order, Result
-from pvblob.cli.fleet.readers import PATHS, Site
+from pvblob.cli.fleet.measurement import Measurement, Order
+from pvblob.cli.fleet.member import DEADLINE, Member, Result, Start
+from pvblob.cli.fleet.page_cache import drop_page_cache
+from pvblob.cli.fleet.workers.contract import Address, Task
 
-WRITERS_MAX = 4
+# So many clients connect and warm up at once; a thousand at the same moment would time out on a slow machine.
+WAVE = 50
 
 
 class Plan(NamedTuple):
-    """What the crew is to do. files: directory that gets the blobs as files too, for nginx; "" for none.
+    """What the crew is to do. module, class_name: of the worker; server_pids: whose CPU time is the server's."""
 
-    server_pids: for each server name, the processes whose CPU time is the server's.
-    """
-
-    site: Site
+    module: str
+    class_name: str
+    address: Address
     corpus: Corpus
     clients: int
-    paths: list[str]
-    files: str
-    server_pids: dict[str, list[int]]
+    server_pids: list[int]
 
     @classmethod
     def decode(cls, value: list[Any]) -> Plan:
         """Rebuild the plan from its JSON value."""
-        site, corpus, *rest = value
-        return cls(Site(*site), Corpus(*corpus), *rest)
-
-
-class Measurement(NamedTuple):
-    """One path in one round, from the start line to the last byte of the slowest client."""
-
-    path: str
-    seconds: float
-    size_bytes: int
-    client_cpu_s: float
-    server_cpu_s: float
-    machine_cpu_s: float
+        module, class_name, address, corpus, *rest = value
+        return cls(module, class_name, Address(*address), Corpus(*corpus), *rest)
 
 
 class CrewFailure(Exception):
@@ -67,71 +59,55 @@ class Crew:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._start_fd = os.eventfd(0, os.EFD_SEMAPHORE | os.EFD_CLOEXEC)
+        self._start = Start(os.eventfd(0, os.EFD_SEMAPHORE | os.EFD_CLOEXEC), mmap(-1, DEADLINE.size))
         self._links: list[socket.socket] = []
-        self._checksums: list[int] = []
-
-    def write_blobs(self, on_written: Callable[[int], None]) -> None:
-        """Write every blob through the channel from a few processes; keep the checksums of their ranges."""
-        plan = self._plan
-        count = min(WRITERS_MAX, os.cpu_count() or 1, plan.corpus.blob_count)
-        found: dict[int, list[int]] = {}
-
-        def writer(link: socket.socket, number: int) -> None:
-            _write_share(link, plan, range(number, plan.corpus.blob_count, count))
-
-        with _children(count, writer) as links:
-            for number in range(plan.corpus.blob_count):
-                kind, value = _answer(links[number % count])
-                if kind != "written":
-                    raise CrewFailure(str(value))
-                found[number] = value
-                on_written(len(found))
-        self._checksums = [checksum for number in sorted(found) for checksum in found[number]]
 
     @contextmanager
     def standing(self) -> Iterator[None]:
         """Fork the clients, and end them on leaving."""
         plan = self._plan
-        for path in plan.paths:
-            PATHS[path].reader.prepare()
+        worker = getattr(import_module(plan.module), plan.class_name)
         gc.collect()
         gc.freeze()  # what was imported is shared by all clients: their collections shall not touch its pages
 
-        def client(link: socket.socket, _number: int) -> None:
-            Member(link, self._start_fd, plan.site, plan.corpus).serve()
+        def client(link: socket.socket, number: int) -> None:
+            Member(link, self._start, worker, plan.address, plan.corpus, number).serve()
 
         with _children(plan.clients, client) as self._links:
             yield
 
-    def measure(self, path: str, round_number: int, *, verify: bool) -> Measurement:
-        """Let every client read its share over *path*; return what it took."""
-        shares = self._shares(round_number)
-        for link, ranges in zip(self._links, shares, strict=True):
-            wire.send(link, Order(path, ranges, [self._checksums[index] for index in ranges], verify))
-        for link in self._links:
-            _expect(link, "ready")
-        pids = self._plan.server_pids[PATHS[path].server]
+    def measure(self, order: Order) -> Measurement:
+        """Have the order carried out by as many clients as its task names."""
+        links = self._links[: order.task.clients]
+        for start in range(0, len(links), WAVE):
+            for link in links[start : start + WAVE]:
+                wire.send(link, order)
+            for link in links[start : start + WAVE]:
+                _expect(link, "ready")
+        if order.cold:
+            drop_page_cache(Path(order.cold))
+        pids = self._plan.server_pids
         # Counters before the start: this process may be scheduled late after it.
-        server_before, machine_before, started_s = cpu_s(pids), machine_busy_s(), time.monotonic()
-        os.eventfd_write(self._start_fd, len(self._links))
-        results = [Result(*_expect(link, "result")) for link in self._links]
-        server_after, machine_after = cpu_s(pids), machine_busy_s()
-        return Measurement(
-            path,
-            max(result.finished_s for result in results) - started_s,
-            sum(result.size_bytes for result in results),
-            sum(result.cpu_s for result in results),
-            server_after - server_before,
-            machine_after - machine_before,
+        before = cpu_s(pids), machine_busy_s()
+        started_ns = time.monotonic_ns()
+        DEADLINE.pack_into(self._start.deadline, 0, started_ns + int(order.seconds * 1e9) if order.seconds else 0)
+        os.eventfd_write(self._start.fd, len(links))
+        results = [Result(*_expect(link, "result")) for link in links]
+        after = cpu_s(pids), machine_busy_s()
+        return Measurement.of(
+            (max(result.finished_ns for result in results) - started_ns) / 1e9,
+            sum(result.requests for result in results),
+            order.task.block_bytes,
+            (sum(result.cpu_s for result in results), after[0] - before[0], after[1] - before[1]),
+            latency.add(result.latencies for result in results),
         )
 
-    def _shares(self, round_number: int) -> list[list[int]]:
-        """Cut the round's order into one share for each client; together they hold every range at least once."""
-        order = self._plan.corpus.order(round_number)
-        clients = self._plan.clients
-        share = -(-len(order) // clients)
-        return [[order[(client * share + turn) % len(order)] for turn in range(share)] for client in range(clients)]
+    def leave(self) -> None:
+        """Have every client disconnect."""
+        for link in self._links:
+            wire.send(link, "leave")
+        for link in self._links:
+            _expect(link, "left")
 
 
 @contextmanager
@@ -152,11 +128,13 @@ def _children(count: int, work: Callable[[socket.socket, int], None]) -> Iterato
             pids.append(pid)
         yield links
     finally:
-        for link in links:
-            link.close()
+        with ExitStack() as stack:
+            for link in links:
+                stack.callback(link.close)
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        for pid in pids:
             os.waitpid(pid, 0)
 
 
@@ -164,6 +142,7 @@ def _end_after(work: Callable[[socket.socket, int], None], link: socket.socket, 
     """Do the child's work and end without the parent's exit handlers."""
     code = 1
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         work(link, number)
         code = 0
     except BaseException as error:  # whatever it is, the crew must hear of it, and no frame of the parent's may run
@@ -173,46 +152,29 @@ def _end_after(work: Callable[[socket.socket, int], None], link: socket.socket, 
         os._exit(code)
 
 
-def _write_share(link: socket.socket, plan: Plan, blobs: range) -> None:
-    from pvblob import Client
-
-    with Client.connect(plan.site.socket, timeout_s=120.0) as client:
-        for blob in blobs:
-            content = plan.corpus.content(blob)
-            client.put(CONTAINER, name(blob), content)
-            if plan.files:
-                Path(plan.files, name(blob)).write_bytes(content)
-            wire.send(link, ("written", checksums(content, plan.corpus.range_bytes)))
-
-
-def _answer(link: socket.socket) -> tuple[str, Any]:
+def _expect(link: socket.socket, wanted: str) -> Any:
     answer = wire.receive(link)
     if answer is None:
         raise CrewFailure("a client process ended without a word")
     kind, value = answer
-    return kind, value
-
-
-def _expect(link: socket.socket, wanted: str) -> Any:
-    kind, value = _answer(link)
     if kind != wanted:
         raise CrewFailure(str(value))
     return value
 
 
 def _serve(parent: socket.socket) -> None:
-    crew_plan = Plan.decode(wire.receive(parent))
-    crew = Crew(crew_plan)
-    from pvblob import Client
-
-    with Client.connect(crew_plan.site.socket) as client:
-        client.create_container(CONTAINER, exist_ok=True)
-    crew.write_blobs(lambda count: wire.send(parent, ("written", count)))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a socket for each client
+    crew = Crew(Plan.decode(wire.receive(parent)))
     with crew.standing():
         wire.send(parent, ("standing", None))
         while (order := wire.receive(parent)) is not None:
-            path, round_number, verify = order
-            wire.send(parent, ("measured", crew.measure(path, round_number, verify=verify)))
+            if order == "leave":
+                crew.leave()
+                wire.send(parent, ("left", None))
+            else:
+                task, *rest = order
+                wire.send(parent, ("measured", crew.measure(Order(Task(*task), *rest))))
 
 
 def main() -> None:
@@ -224,6 +186,7 @@ def main() -> None:
         except Exception as error:
             with suppress(OSError):
                 wire.send(parent, ("failed", str(error) or type(error).__name__))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # everything is ended: nothing is left to unwind
 
 
 if __name__ == "__main__":

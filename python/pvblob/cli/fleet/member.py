@@ -1,4 +1,4 @@
-"""One client process: waits for orders, verifies or warms up, waits at the start line, reads, reports.
+"""One client process: waits for orders, checks or warms up, waits at the start line, works, reports.
 
 crew ──order──▶ member ──"ready"──▶ crew ──start──▶ all members at once ──result──▶ crew. The crew's end of the socket
 closing is the order to end. A member imports nothing: everything was imported before the fork.
@@ -10,88 +10,185 @@ import gc
 import os
 import select
 import socket
-import time
-import zlib
+import struct
+from array import array
+from collections.abc import Iterable, Sequence
+from itertools import cycle
+from mmap import mmap
+from time import monotonic_ns
 from typing import Any, NamedTuple
 
-from pvblob.cli.fleet import wire
-from pvblob.cli.fleet.corpus import Corpus
+from pvblob.cli.fleet import latency, wire
+from pvblob.cli.fleet.corpus import Checker, Corpus
 from pvblob.cli.fleet.counters import own_cpu_s
-from pvblob.cli.fleet.readers import PATHS, Reader, Site
+from pvblob.cli.fleet.measurement import Order
+from pvblob.cli.fleet.workers.contract import Address, Call, Task, Worker, WritingWorker
 
-
-class Order(NamedTuple):
-    """One timed section. ranges: what this client reads; checksums: of those.  verify: check them all before."""
-
-    path: str
-    ranges: list[int]
-    checksums: list[int]
-    verify: bool
+# How many places all clients together visit before they begin again: of 4 KiB, 256 MiB, more than any cache but one of
+# pages; drawing more would take longer than reading them.
+PLACES_MAX = 65536
+PLACES_MIN = 1024
+# Small ranges are too many to check them all: each client checks this many.
+CHECKED_PLACES = 256
+CHECK_ALL_BYTES_MIN = 1 << 20
+DEADLINE = struct.Struct("q")  # in shared memory, CLOCK_MONOTONIC in ns; 0 is none
 
 
 class Result(NamedTuple):
-    """What one client did. finished_s: CLOCK_MONOTONIC of its last byte."""
+    """What one client did. finished_ns: CLOCK_MONOTONIC of its last byte; latencies: counts in buckets."""
 
-    finished_s: float
+    finished_ns: int
     cpu_s: float
-    size_bytes: int
+    requests: int
+    latencies: list[tuple[int, int]]
+
+
+class Start(NamedTuple):
+    """The start line: an eventfd that hands out one start to each client, and shared memory with their deadline."""
+
+    fd: int
+    deadline: mmap
+
+    def wait(self, orders: socket.socket) -> int:
+        """Wait for the start; return the deadline. Ends the process when the crew is gone."""
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        poll.register(orders, select.POLLRDHUP)
+        if any(fd != self.fd for fd, _ in poll.poll()):
+            os._exit(1)  # nobody will start us
+        os.eventfd_read(self.fd)
+        deadline: int = DEADLINE.unpack_from(self.deadline)[0]
+        return deadline
 
 
 class Member:
-    """The loop of one client process. start_fd: an eventfd that hands out one start to each client."""
+    """The loop of one client process."""
 
-    def __init__(self, orders: socket.socket, start_fd: int, site: Site, corpus: Corpus) -> None:
+    def __init__(
+        self,
+        orders: socket.socket,
+        start: Start,
+        worker: type[Worker],
+        address: Address,
+        corpus: Corpus,
+        number: int,
+    ) -> None:
         self._orders = orders
-        self._start_fd = start_fd
-        self._site = site
+        self._start = start
+        self._kind = worker
+        self._address = address
         self._corpus = corpus
-        self._readers: dict[str, Reader] = {}
+        self._number = number
+        self._worker: Worker | None = None
 
     def serve(self) -> None:
         """Carry out orders until the crew is gone."""
         while (order := wire.receive(self._orders)) is not None:
-            wire.send(self._orders, self._carry_out(Order(*order)))
+            wire.send(self._orders, self._obey(order))
 
-    def _carry_out(self, order: Order) -> tuple[str, Any]:
+    def _obey(self, order: Any) -> tuple[str, Any]:
         try:
-            reader = self._readers.get(order.path) or self._readers.setdefault(
-                order.path, PATHS[order.path].reader(self._site)
-            )
-            for index, checksum in zip(order.ranges, order.checksums, strict=True):
-                self._check(reader, order.path, index, checksum)
-                if not order.verify:
-                    break
-            gc.collect()
-            wire.send(self._orders, ("ready", None))
-            self._wait_for_start()
-            return "result", self._read(reader, order.ranges)
+            if order == "leave":
+                self._leave()
+                return "left", None
+            task, *rest = order
+            return "result", self._carry_out(Order(Task(*task), *rest))
         except Exception as error:
-            return "failed", f"{order.path}: {type(error).__name__}: {error}"
+            return "failed", f"{type(error).__name__}: {error}"
 
-    def _check(self, reader: Reader, path: str, index: int, checksum: int) -> None:
-        found = zlib.crc32(reader.read(*self._corpus.place(index), self._corpus.range_bytes))
-        if found != checksum:
-            blob, offset = self._corpus.place(index)
-            raise ValueError(f"{path}: blob {blob} at byte {offset}: CRC-32 {found:08x}, written {checksum:08x}")
+    def _carry_out(self, order: Order) -> Result:
+        worker = self._at_work(order.task)
+        calls, places = worker.calls(), self._places(worker, order)
+        self._check_reads(worker, calls, places, order)
+        batches = _in_batches(places, order.task.in_flight) if order.task.in_flight > 1 else None
+        pairs = [(calls[slot], offset) for slot, offset in places]
+        gc.collect()
+        wire.send(self._orders, ("ready", None))
+        deadline_ns = self._start.wait(self._orders)
+        if batches is not None:
+            result = _work_in_batches(worker, batches, deadline_ns)
+        else:
+            result = _work(pairs if order.seconds == 0 else cycle(pairs), deadline_ns)
+        if isinstance(worker, WritingWorker) and order.read_back:
+            worker.check_written()
+        return result
 
-    def _wait_for_start(self) -> None:
-        poll = select.poll()
-        poll.register(self._start_fd, select.POLLIN)
-        poll.register(self._orders, select.POLLRDHUP)
-        if any(fd != self._start_fd for fd, _ in poll.poll()):
-            os._exit(1)  # the crew is gone: nobody will start us
-        os.eventfd_read(self._start_fd)
+    def _at_work(self, task: Task) -> Worker:
+        """Return the worker for *task*, connected anew when it is another one than before."""
+        if self._worker is None or self._worker.task != task:
+            self._leave()
+            self._worker = self._kind(self._address, task, self._number)
+        return self._worker
 
-    def _read(self, reader: Reader, ranges: list[int]) -> Result:
-        """The timed section: nothing but reads and the check of their length."""
-        corpus, size_bytes, moved = self._corpus, self._corpus.range_bytes, 0
-        cpu_before = own_cpu_s()
-        for index in ranges:
-            blob, offset = corpus.place(index)
-            content = reader.read(blob, offset, size_bytes)
-            moved += memoryview(content).nbytes
-            del content  # its memory serves the next read, on every path
-        finished_s = time.monotonic()
-        if moved != size_bytes * len(ranges):
-            raise ValueError(f"read {moved} bytes instead of {size_bytes * len(ranges)}")
-        return Result(finished_s, own_cpu_s() - cpu_before, moved)
+    def _leave(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+
+    def _places(self, worker: Worker, order: Order) -> list[tuple[int, int]]:
+        """Return (slot, offset) of each request, in order."""
+        task = order.task
+        if isinstance(worker, WritingWorker):
+            return [(slot, 0) for slot in range(worker.SLOTS)]
+        if order.seconds == 0:
+            return self._corpus.share(task.block_bytes, task.clients, self._number, turn=order.turn)
+        count = max(PLACES_MIN, PLACES_MAX // task.clients)
+        return self._corpus.sample(task.block_bytes, count, turn=f"{order.turn}/{self._number}")
+
+    def _check_reads(self, worker: Worker, calls: Sequence[Call], places: list[tuple[int, int]], order: Order) -> None:
+        """Compare with the checksums what comes back, which also connects and touches what the reads will use."""
+        task = order.task
+        if isinstance(worker, WritingWorker):
+            worker.warm_up(calls)
+            return
+        checker = Checker(self._corpus)
+        if order.check_all and task.block_bytes >= CHECK_ALL_BYTES_MIN:
+            checked = self._corpus.share(task.block_bytes, task.clients, self._number, turn=order.turn)
+        else:
+            checked = places[: CHECKED_PLACES if order.check_all else 1]
+        for slot, offset in checked:
+            content = worker.content(calls[slot](offset))
+            if content is not None:
+                checker.check(content, slot, offset)
+        if task.in_flight > 1:
+            for blob, offsets in _in_batches(places[:CHECKED_PLACES], task.in_flight):
+                for offset, content in worker.batch(blob, offsets):
+                    checker.check(content, blob, offset)
+
+
+def _in_batches(places: list[tuple[int, int]], size: int) -> list[tuple[int, list[int]]]:
+    """Return (blob, offsets) of whole batches: each takes the blob of its first place, for every path the same."""
+    groups = [places[start : start + size] for start in range(0, len(places) - size + 1, size)]
+    return [(group[0][0], [offset for _, offset in group]) for group in groups]
+
+
+def _work(pairs: Iterable[tuple[Call, int]], deadline_ns: int) -> Result:
+    """Do one request after the other, until there is no more or the deadline has passed: nothing else in here."""
+    latencies = array("q")
+    record = latencies.append
+    cpu_before = own_cpu_s()
+    before = monotonic_ns()
+    for call, offset in pairs:
+        call(offset)
+        after = monotonic_ns()
+        record(after - before)
+        before = after
+        if deadline_ns and after >= deadline_ns:
+            break
+    return Result(before, own_cpu_s() - cpu_before, len(latencies), latency.count(latencies))
+
+
+def _work_in_batches(worker: Worker, batches: list[tuple[int, list[int]]], deadline_ns: int) -> Result:
+    """Do one batch after the other until the deadline has passed; a request's latency counts from its batch's start."""
+    latencies = array("q")
+    record = latencies.append
+    cpu_before = own_cpu_s()
+    after = monotonic_ns()
+    for blob, offsets in cycle(batches):
+        before = after
+        for _ in worker.batch(blob, offsets):
+            after = monotonic_ns()
+            record(after - before)
+        if after >= deadline_ns:
+            break
+    return Result(after, own_cpu_s() - cpu_before, len(latencies), latency.count(latencies))

@@ -1,4 +1,4 @@
-"""The servers of a contest, as processes on a temporary directory: the host, and nginx where it is installed.
+"""The servers, as processes on a temporary directory: hosts, and nginx where it is installed.
 
 Each is a context manager that yields only when its server answers, and ends the process on leaving: asked first, killed
 if it does not go. They run in sessions of their own, so that Ctrl-C reaches the caller alone, who ends them in order.
@@ -13,11 +13,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from pvblob.cli.fleet.counters import family
+from pvblob.cli.fleet.workers.contract import Address
 from pvblob.errors import PvblobError
 
 READY_S_MAX = 30.0
@@ -27,7 +29,8 @@ _NGINX_CONFIG = """\
 worker_processes {workers};
 pid {directory}/nginx.pid;
 error_log {directory}/nginx.log;
-events {{ worker_connections 1024; }}
+worker_rlimit_nofile 16384;
+events {{ worker_connections 8192; }}
 http {{
   access_log off;
   sendfile on;
@@ -35,55 +38,62 @@ http {{
   tcp_nopush on;
   tcp_nodelay on;
   keepalive_timeout 300;
-  keepalive_requests 1000000;
-  open_file_cache max=1000 inactive=600s;
+  keepalive_requests 100000000;
+  {cache}
+  client_max_body_size 0;
+  client_body_buffer_size 1m;
   client_body_temp_path {directory}/body;
   proxy_temp_path {directory}/proxy;
   fastcgi_temp_path {directory}/fastcgi;
   uwsgi_temp_path {directory}/uwsgi;
   scgi_temp_path {directory}/scgi;
-  server {{ listen 127.0.0.1:{port} backlog=1024 reuseport; root {directory}/www; }}
+  types {{ }}
+  default_type application/octet-stream;
+  server {{
+    listen 127.0.0.1:{port} backlog=1024 reuseport;
+    root {directory}/www;
+    dav_methods PUT;
+  }}
 }}
 """
+# What is read never changes; what is written would be served from the files before.
+_CACHE_OF_CONSTANT_FILES = "open_file_cache max=1000 inactive=600s; open_file_cache_valid 600s;"
 
 
 class ServerFailure(PvblobError):
-    """A server of the contest did not start; the text holds what it said."""
+    """A server did not start; the text holds what it said."""
 
 
-class HostProcess(NamedTuple):
-    """A running `pvblob serve`. settings: as it announced them."""
-
-    pid: int
-    socket: str
-    http: str
-    settings: str
-
-
-class NginxProcess(NamedTuple):
-    """A running nginx. www: the directory it serves."""
+class Server(NamedTuple):
+    """A running server. pid: 0 for none.  addresses: by protocol.  settings: for the reader of the results."""
 
     pid: int
-    url: str
-    www: Path
+    addresses: dict[str, Address]
     settings: str
+
+    def pids(self) -> list[int]:
+        """Return the processes whose CPU time is the server's."""
+        return family(self.pid) if self.pid else []
 
 
 @contextmanager
-def host(directory: Path) -> Iterator[HostProcess]:
-    """Run `pvblob serve` on a fresh store in *directory*, with its HTTP front on a free port. Raises ServerFailure."""
+def host(directory: Path, name: str, durability: str, environment: Mapping[str, str]) -> Iterator[Server]:
+    """Run `pvblob serve` on a fresh store in *directory*, with its HTTP front on a free port. Raises ServerFailure.
+
+    environment: its `PVBLOB_*` settings beyond these.
+    """
     command = [sys.executable, "-m", "pvblob.cli.app", "serve", "--json", "--http", "127.0.0.1:0"]
-    command += ["--socket", str(directory / "bus.sock"), "--store", str(directory / "store")]
+    command += ["--socket", str(directory / f"{name}.sock"), "--store", str(directory / name)]
+    command += ["--durability", durability]
     # Nobody's settings but these: no PVBLOB_* variable, no pvblob.toml of the working directory.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PVBLOB_")}
-    with _process(command, directory, "host", environment) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line:
-            raise ServerFailure(f"the host did not start: {_last_words(directory, 'host')}")
-        ready = json.loads(line)
-        settings = f"pvblob serve, durability {ready['durability']}, store on {_file_system(directory)}"
-        yield HostProcess(ready["pid"], ready["socket"], ready["http"], settings)
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("PVBLOB_")}
+    with _process(command, directory, name, inherited | dict(environment)) as process:
+        ready = json.loads(_first_line(process, directory, name))
+        settings = f"pvblob serve, durability {ready['durability']}, store on {file_system(directory)}"
+        for key, value in environment.items():
+            settings += f", {key.removeprefix('PVBLOB_').lower()} {value}"
+        channel = Address("channel", socket=ready["socket"])
+        yield Server(ready["pid"], {"channel": channel, "azure": Address("azure", url=ready["http"])}, settings)
 
 
 def nginx_program() -> str | None:
@@ -92,18 +102,23 @@ def nginx_program() -> str | None:
 
 
 @contextmanager
-def nginx(directory: Path, program: str) -> Iterator[NginxProcess]:
-    """Run nginx as a static file server with sendfile for the files in `www`. Raises ServerFailure."""
-    www, port, workers = directory / "www", _free_port(), os.cpu_count() or 1
-    www.mkdir()
+def nginx(directory: Path, program: str, *, writes: bool) -> Iterator[Server]:
+    """Run nginx for the files in `www` of *directory*: static with sendfile, and WebDAV PUT. Raises ServerFailure.
+
+    writes: files will change, so none is kept open.
+    """
+    port, workers = _free_port(), os.cpu_count() or 1
     config = directory / "nginx.conf"
     # As root nginx would give its workers to "nobody", who may not look into a temporary directory.
     user = "user root;\n" if os.geteuid() == 0 else ""
-    config.write_text(_NGINX_CONFIG.format(user=user, workers=workers, directory=directory, port=port), "utf-8")
+    cache = "" if writes else _CACHE_OF_CONSTANT_FILES
+    text = _NGINX_CONFIG.format(user=user, workers=workers, directory=directory, port=port, cache=cache)
+    config.write_text(text, "utf-8")
     with _process([program, "-c", str(config), "-p", str(directory)], directory, "nginx", None) as process:
         _wait_for_port(process, port, directory)
-        settings = f"nginx {_nginx_version(program)}, {workers} workers, sendfile, keep-alive, files in the page cache"
-        yield NginxProcess(process.pid, f"http://127.0.0.1:{port}", www, settings)
+        how = "WebDAV" if writes else "sendfile, open_file_cache"
+        settings = f"nginx {_nginx_version(program)}, {workers} workers, {how}, files on {file_system(directory)}"
+        yield Server(process.pid, {"http": Address("http", url=f"http://127.0.0.1:{port}")}, settings)
 
 
 @contextmanager
@@ -139,6 +154,14 @@ def stop(process: subprocess.Popen[str]) -> None:
         process.stdout.close()
 
 
+def _first_line(process: subprocess.Popen[str], directory: Path, name: str) -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise ServerFailure(f"the host did not start: {_last_words(directory, name)}")
+    return line
+
+
 def _wait_for_port(process: subprocess.Popen[str], port: int, directory: Path) -> None:
     deadline = time.monotonic() + READY_S_MAX
     while time.monotonic() < deadline and process.poll() is None:
@@ -165,7 +188,7 @@ def _nginx_version(program: str) -> str:
     return said.rpartition("/")[2].strip()
 
 
-def _file_system(directory: Path) -> str:
+def file_system(directory: Path) -> str:
     """Return the type of the file system that holds *directory*: the longest mount point above it."""
     mounts = [line.split()[1:3] for line in Path("/proc/self/mounts").read_text("utf-8").splitlines()]
     above = [(len(point), kind) for point, kind in mounts if directory.resolve().is_relative_to(point)]
