@@ -191,6 +191,8 @@ class Committer:
             if first is None:
                 return
             self._commit(self._gather(first))
+            # A mutation holds its request's body, that is a guest's pages, which must not wait for the next mutation.
+            del first
             # Background work gets its turn under constant load too.
             if time.monotonic() - self._worked > (IDLE_AFTER_S if pause else BUSY_EVERY_S):
                 pause = self._work_idle()
