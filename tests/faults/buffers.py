@@ -67,11 +67,10 @@ def read_response(data: bytes) -> tuple[int, dict[str, str], bytes]:
 
 
 def device_request(
-    request_offset: int,
-    request_length: int,
-    request_capacity: int,
-    response_capacity: int,
+    places: tuple[int, int, int],
     *,
+    request_offset: int | None = None,
+    request_length: int = 0,
     version: int = 0,
     timeout_ms: int = 20_000,
     data_offset: int = 0,
@@ -81,20 +80,23 @@ def device_request(
     response_offset: int | None = None,
     response_length: int | None = None,
     guid: bytes | None = None,
-    **lies: int,
 ) -> bytes:
-    """Return the 56 bytes for buffers that lie data, request, response; every field may be replaced."""
+    """Return the 56 bytes. places: bytes of the buffers data, request, response, which follow each other.
+
+    Every field may be replaced by a lie; what is not given is what the places say.
+    """
+    request_at, response_at = places[0], places[0] + places[1]
     return struct.pack(
         "<10I16s",
         version,
         timeout_ms,
         data_offset,
-        request_offset if data_length is None else data_length,
+        places[0] if data_length is None else data_length,
         data_valid,
         operation,
-        lies.get("request_offset", request_offset),
-        lies.get("request_length", request_length),
-        request_offset + request_capacity if response_offset is None else response_offset,
-        response_capacity if response_length is None else response_length,
+        request_at if request_offset is None else request_offset,
+        request_length,
+        response_at if response_offset is None else response_offset,
+        places[2] if response_length is None else response_length,
         os.urandom(16) if guid is None else guid,
     )

@@ -31,6 +31,7 @@ SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 # One request's place in the data region, in pages: data, request message, response.
 SLOT_DATA, SLOT_REQUEST, SLOT_RESPONSE = 16, 4, 4
 SLOT_PAGES = SLOT_DATA + SLOT_REQUEST + SLOT_RESPONSE
+PLACES = (SLOT_DATA * PAGE_BYTES, SLOT_REQUEST * PAGE_BYTES, SLOT_RESPONSE * PAGE_BYTES)
 SLOTS = 64
 M = TypeVar("M", bound=m.Message)
 
@@ -194,13 +195,11 @@ class RawGuest:
         """Return the byte of the data region at which a place begins."""
         return slot * SLOT_PAGES * PAGE_BYTES
 
-    def request(self, transaction_id: int, message: bytes, *, slot: int = 0, **device: int | bytes) -> bytes:
+    def request(self, transaction_id: int, message: bytes, *, slot: int = 0, **device: Any) -> bytes:
         """Write *message* into a place; return the packet for it. *device* replaces fields of the 56 bytes."""
         at = self.place(slot) + SLOT_DATA * PAGE_BYTES
         self.memory[at : at + len(message)] = message
-        payload = device_request(
-            SLOT_DATA * PAGE_BYTES, len(message), SLOT_REQUEST * PAGE_BYTES, SLOT_RESPONSE * PAGE_BYTES, **device
-        )
+        payload = device_request(PLACES, **{"request_length": len(message), **device})
         header = raw.range_header(self.pfns(slot))
         return raw.packet(raw.GPA_DIRECT, transaction_id, payload, header=header, flags=1)
 

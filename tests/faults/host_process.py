@@ -10,11 +10,16 @@ import asyncio
 import json
 import logging
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 from pvblob.blobs.service import EmbeddedService
 from pvblob.http import Body, Request, Response
 from pvblob.vsp.host import Host
+
+WORKERS = 2
+LENT_BYTES_MAX = 256 << 20
 
 
 class Waiting:
@@ -53,11 +58,23 @@ def holdings(host: Host, backend: Waiting) -> dict[str, int]:
     }
 
 
+def fill(executor: ThreadPoolExecutor, threads: int) -> None:
+    """Make a pool start all its threads now, so that their number says something later."""
+    barrier = threading.Barrier(threads)
+    wait([executor.submit(barrier.wait) for _ in range(threads)])
+
+
 async def serve(socket_path: Path, store_dir: Path) -> None:
     loop = asyncio.get_running_loop()
+    pool = ThreadPoolExecutor(WORKERS)
+    fill(pool, WORKERS)
+    loop.set_default_executor(pool)
     with EmbeddedService(store_dir, durability="none") as service:
         backend = Waiting(service)
-        async with Host(backend, socket_path, timeout_s_max=30.0, lent_bytes_max=256 << 20, workers=2) as host:
+        async with Host(
+            backend, socket_path, timeout_s_max=30.0, lent_bytes_max=LENT_BYTES_MAX, workers=WORKERS
+        ) as host:
+            fill(host._executor, WORKERS)
             reader = asyncio.StreamReader()
             transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
             sys.stdout.write("ready\n")
