@@ -55,6 +55,7 @@ def holdings(host: Host, backend: Waiting) -> dict[str, int]:
         "uploads": sum(len(context.continuations._uploads) for context in contexts),
         "pins": sum(store.extents._pins.values()),
         "tasks": len(asyncio.all_tasks()),
+        "closing": host._disposal.waiting,
     }
 
 

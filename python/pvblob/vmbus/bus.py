@@ -12,7 +12,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -22,6 +22,7 @@ from pvblob.vmbus import socket_path
 
 DATAGRAM_BYTES_MAX = 4096
 DESCRIPTORS_MAX = 2  # what the message with most of them carries (DOORBELLS)
+_DESCRIPTORS_SENT_MAX = 253  # the kernel's SCM_MAX_FD
 SEND_BUFFER_BYTES = 131_072  # bounds what a peer that does not read can make the kernel keep for it
 _SO_PEERPIDFD = 77
 _SO_PEERGROUPS = 59
@@ -31,9 +32,13 @@ _HINT = "start one with `pvblob serve`"
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 _CREDENTIALS = struct.Struct("3i")
 _DESCRIPTOR_BYTES = 4
-_ANCILLARY_BYTES = socket.CMSG_SPACE(DESCRIPTORS_MAX * _DESCRIPTOR_BYTES)
+# Room for as many as can be sent: those without room the kernel would close during the call, however long that takes.
+_ANCILLARY_BYTES = socket.CMSG_SPACE(_DESCRIPTORS_SENT_MAX * _DESCRIPTOR_BYTES)
 _FULL = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
 _CLOSED = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN})
+
+
+Dispose = Callable[[Iterable[int]], None]
 
 
 class BusFull(ChannelError, BlockingIOError):
@@ -56,11 +61,13 @@ class Bus:
     """One connected socket.
 
     Owns *connection*, a Unix SOCK_SEQPACKET socket. Closed by `close` or on leaving a `with` block.
+    dispose: closes the descriptors of datagrams that are not handed over; a host does so where nobody waits for it.
     """
 
-    __slots__ = ("_socket", "peer")
+    __slots__ = ("_dispose", "_socket", "peer")
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, dispose: Dispose | None = None) -> None:
+        self._dispose = dispose or close_all
         connection.setblocking(False)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         recorded = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
@@ -74,6 +81,11 @@ class Bus:
     def close(self) -> None:
         """Close our end; the peer reads what was sent, then the end."""
         self._socket.close()
+
+    def shut_down(self) -> None:
+        """Let the peer read what was sent, then the end, and send us nothing more; `close` is still owed."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def __enter__(self) -> Bus:
         return self
@@ -141,7 +153,7 @@ class Bus:
         try:
             self._judge(datagram, descriptors, flags)
         except BaseException:
-            close_all(descriptors)
+            self._dispose(descriptors)
             raise
         return datagram, descriptors
 
@@ -161,10 +173,10 @@ class Bus:
         raise AssertionError("both attempts return or raise")
 
     def _judge(self, datagram: bytes, descriptors: list[int], flags: int) -> None:
-        if flags & socket.MSG_CTRUNC and len(descriptors) < DESCRIPTORS_MAX:
-            # The kernel gave fewer than there was room for, so the room that lacks is in our descriptor table.
-            raise ChannelError(errno.EMFILE, "no descriptor is free for what a peer sent; raise the limit (ulimit -n)")
         if flags & socket.MSG_CTRUNC:
+            # There was room for as many as can be sent, so the room that lacks is in our descriptor table.
+            raise ChannelError(errno.EMFILE, "no descriptor is free for what a peer sent; raise the limit (ulimit -n)")
+        if len(descriptors) > DESCRIPTORS_MAX:
             raise RemoteProtocolError(f"the peer sent more than {DESCRIPTORS_MAX} descriptors with one datagram")
         if flags & socket.MSG_TRUNC:
             raise RemoteProtocolError(f"the peer sent a datagram of more than {DATAGRAM_BYTES_MAX} bytes")
@@ -177,12 +189,13 @@ class Listener:
     """A host's listening socket. Owns *listening*, bound to *path*.
 
     refusal: datagram for guests that cannot be accepted because this process is out of descriptors.
-    refused: how many guests got it.
+    refused: how many guests got it.  dispose: see `Bus`.
     """
 
-    __slots__ = ("_identity", "_listening", "_refusal", "_spare", "path", "refused")
+    __slots__ = ("_dispose", "_identity", "_listening", "_refusal", "_spare", "path", "refused")
 
-    def __init__(self, listening: socket.socket, path: Path, refusal: bytes) -> None:
+    def __init__(self, listening: socket.socket, path: Path, refusal: bytes, dispose: Dispose | None = None) -> None:
+        self._dispose = dispose
         self._listening = listening
         self._identity = socket_path.identity(path)
         self._refusal = refusal
@@ -205,7 +218,7 @@ class Listener:
                 raise
             self._refuse_one()
             return None
-        return Bus(connection)
+        return Bus(connection, self._dispose)
 
     def _refuse_one(self) -> None:
         """Accept and dismiss one guest with the descriptor kept for it; else it would wait, and we spin, for ever."""
@@ -241,11 +254,18 @@ class Listener:
         self.close()
 
 
-def listen(path: Path, *, refusal: bytes = b"", mode: int = 0o600, group: int | None = None) -> Listener:
+def listen(
+    path: Path,
+    *,
+    refusal: bytes = b"",
+    mode: int = 0o600,
+    group: int | None = None,
+    dispose: Dispose | None = None,
+) -> Listener:
     """Listen on *path*; its directory is made if it is not there, and lets through whom *mode* lets connect.
 
     mode: who may connect; a directory made for the default is 0700.  group: gid the socket belongs to, None for ours.
-    refusal: see `Listener`.
+    refusal: see `Listener`.  dispose: see `Bus`.
     Raises ChannelError when a host is already listening there, SettingsError when the path cannot be used.
     """
     path = path.absolute()
@@ -255,7 +275,7 @@ def listen(path: Path, *, refusal: bytes = b"", mode: int = 0o600, group: int | 
         socket_path.check_directory(path.parent)
         with socket_path.only_one_starts(path.parent):
             socket_path.remove_stale(path)
-            return Listener(_listening(path, mode, group), path, refusal)
+            return Listener(_listening(path, mode, group), path, refusal, dispose)
     except ChannelError:
         raise
     except OSError as error:

@@ -25,6 +25,7 @@ from pvblob.vmbus.session import HOST, Crossed, Session
 from pvblob.vmbus.user_data import DeviceLimits, OpenUserData
 from pvblob.vsp.audit import PeerLog
 from pvblob.vsp.dispatch import Dispatcher
+from pvblob.vsp.disposal import Disposal
 from pvblob.vsp.guard import GuardedBackend
 
 log = logging.getLogger("pvblob.vsp")
@@ -44,6 +45,7 @@ class Services:
     channel_failed: dict[int, Callable[[str], None]]  # by channel key: called when the ring was corrupted
     polling_granted_us: Callable[[], int]
     peer_log: PeerLog
+    disposal: Disposal
 
 
 class GuestConnection:
@@ -78,8 +80,8 @@ class GuestConnection:
         """Watch the guest's socket and its life."""
         try:
             self._pidfd = self._bus.open_peer_pidfd()
-        except BusClosed:
-            self.end("it ended before it was served")
+        except (BusClosed, OSError) as error:
+            self.end(f"it ended before it was served: {error}")
             return
         self._loop.add_reader(self._bus.fileno(), self._readable)
         if self._pidfd is not None:
@@ -108,7 +110,7 @@ class GuestConnection:
         for relid in list(self._channels):
             self._close_channel(relid)
         self._memory.clear()
-        self._bus.close()
+        self._services.disposal.bus(self._bus)
         self._on_end(self)
 
     def rescind(self) -> None:
@@ -152,7 +154,7 @@ class GuestConnection:
                     if not isinstance(message, Crossed):
                         self._handle(message, descriptors)
                 finally:
-                    close_all(descriptors)
+                    self._services.disposal.descriptors(descriptors)
                 if self.ended:
                     return
         except BusClosed:
@@ -163,6 +165,10 @@ class GuestConnection:
         except ChannelError as failed:
             self._warn(f"is dropped: {failed}")
             self.end(str(failed))
+        except Exception:
+            self._warn("met an error of the host's own")
+            log.exception("guest pid %d is dropped", self.pid)
+            self.end("the host failed")
 
     def _handle(self, message: object, descriptors: list[int]) -> None:
         match message:

@@ -31,6 +31,7 @@ from pvblob.vsp.audit import Audit, PeerLog
 from pvblob.vsp.budget import Limits
 from pvblob.vsp.delivery import RESPONSE_BYTES_MIN
 from pvblob.vsp.dispatch import Dispatcher
+from pvblob.vsp.disposal import Disposal
 from pvblob.vsp.guard import Guard
 from pvblob.vsp.guest import GuestConnection, Services
 from pvblob.vsp.peer import guest_of
@@ -43,6 +44,7 @@ DESCRIPTORS_PER_GUEST = 8
 DESCRIPTORS_RESERVED = 256  # segments, the catalog, the HTTP front's connections
 FEATURES = Features.CANCEL_PACKETS | Features.CONTINUATION | Features.RFC_9292
 POLLING_US = 50
+CLOSING_S = 1.0  # what a stopping host waits for the descriptors of its guests to close
 _FULL = "the host's limit of open files allows no more guests; raise it (ulimit -n, LimitNOFILE=) and restart the host"
 
 
@@ -95,6 +97,7 @@ class Host:
         self._budget = limits or Limits()
         threads = self._workers, self._workers
         self._start_engine = partial(_native.HostEngine, *threads, offload_entries_max, stallable=stallable)
+        self._disposal = Disposal()
         self._guests: set[GuestConnection] = set()
         self._keys = itertools.count(1)
         self._channel_failed: dict[int, Callable[[str], None]] = {}
@@ -126,6 +129,7 @@ class Host:
             self._channel_failed,
             self._polling_us,
             self.peer_log,
+            self._disposal,
         )
         for socket, listener in listening:
             self._accept_on(socket, listener)
@@ -144,6 +148,7 @@ class Host:
         self._engine.stop()
         self._dispatcher.offload.close()
         self._executor.shutdown()
+        self._disposal.finish(CLOSING_S)
         self.peer_log.close()
 
     async def __aenter__(self) -> Host:
@@ -172,7 +177,8 @@ class Host:
 
     def _listen(self, socket: SocketSettings) -> Listener:
         refusal = m.encode(m.Refused.because(STATUS_REFUSED, _FULL))
-        return listen(socket.path, refusal=refusal, mode=socket.mode, group=socket.group)
+        dispose = self._disposal.descriptors
+        return listen(socket.path, refusal=refusal, mode=socket.mode, group=socket.group, dispose=dispose)
 
     def _listen_on_all(self) -> list[tuple[SocketSettings, Listener]]:
         with contextlib.ExitStack() as undo:
@@ -224,7 +230,7 @@ class Host:
         backend = self.guard.admit(who)
         if backend is None:
             self._refuse(bus, who, f"{self.guard.policy.source} names no guest like this process (uid {who.uid})")
-        elif len(self._guests) >= self._guests_max:
+        elif len(self._guests) + self._disposal.waiting >= self._guests_max:
             self._refuse(bus, who, _FULL)
         else:
             guest = GuestConnection(bus, self._services, backend, self._instance_id, self._forget)
@@ -235,8 +241,9 @@ class Host:
     def _refuse(self, bus: Bus, who: Guest, reason: str) -> None:
         self.refused += 1
         self.peer_log.warning(who.identity, f"refused pid {who.pid} uid {who.uid} cgroup {who.cgroup}: {reason}")
-        with bus, contextlib.suppress(ChannelError):
+        with contextlib.suppress(ChannelError):
             bus.send(m.encode(m.Refused.because(STATUS_REFUSED, reason)))
+        self._disposal.bus(bus)
 
     def _forget(self, guest: GuestConnection) -> None:
         if guest in self._guests:
