@@ -221,7 +221,7 @@ def test_rule_6_a_piece_for_another_guests_upload_is_refused(siege: Siege) -> No
 def test_rule_6_more_uploads_than_a_guest_may_begin_are_refused(siege: Siege) -> None:
     guest = siege.guest()
     statuses = [piece(guest, 0, 2000, guid=os.urandom(16)) for _ in range(257)]
-    assert statuses == [202] * 256 + [MALFORMED]
+    assert statuses == [202] * 256 + [QUOTA]
     assert siege.host.holdings()["uploads"] == 256
 
 
