@@ -26,6 +26,7 @@ from tests.faults.ring import PAGE_BYTES, Ring
 WAIT_S = 10.0
 RING_BYTES = 64 * 1024
 RINGS_GPA, DATA_GPA = 0x1000_0000, 0x2000_0000
+RING_PFNS = range(RINGS_GPA // PAGE_BYTES, (RINGS_GPA + 2 * RING_BYTES) // PAGE_BYTES)
 GPADL_ID = 0xE1E10
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 # One request's place in the data region, in pages: data, request message, response.
@@ -156,7 +157,8 @@ class RawGuest:
         self.contacted()
         self.rings = self.map(RINGS_GPA, 2 * RING_BYTES)
         self.memory = self.map(DATA_GPA, SLOTS * SLOT_PAGES * PAGE_BYTES)
-        self.describe([RINGS_GPA // PAGE_BYTES + page for page in range(2 * RING_BYTES // PAGE_BYTES)])
+        self.memory_fd = self._own[-1]
+        self.describe(RING_PFNS)
         assert self.expect(m.GpadlCreated).status == 0
         return self.reopened()
 
