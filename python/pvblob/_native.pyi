@@ -399,3 +399,83 @@ class HostEngine:
         """How many reads wait in a filler thread now."""
 
     def stop(self) -> None: ...
+
+@final
+class UpstreamEndpoint:
+    """The connections of one endpoint elsewhere; idle ones are used again. Raises ValueError: no host name, no CA.
+
+    authorities: PEM text of the certificates that may vouch for it; None speaks plain HTTP.
+    """
+
+    def __new__(
+        cls,
+        host: str,
+        port: int,
+        authorities: bytes | None,
+        *,
+        connect_timeout_s: float,
+        stall_timeout_s: float,
+        idle_timeout_s: float,
+        age_s_max: float,
+        idle_max: int,
+    ) -> UpstreamEndpoint: ...
+    @property
+    def open(self) -> int:
+        """Connections open now."""
+    @property
+    def dialed(self) -> int:
+        """Connections made so far."""
+    def drop_idle(self) -> None: ...
+
+@final
+class UpstreamExchange:
+    """One request and its answer; dropped with content unread, its connection is closed."""
+
+    def cancel(self) -> None:
+        """Stop it. When this returns no buffer is touched any more, and no outcome follows that matters."""
+
+@final
+class UpstreamClient:
+    """The runtime that runs exchanges: a few threads in the host's process, and a queue to the control plane.
+
+    Every operation ends as one (id, failure, value) of `take`, failure being None or (kind, text); kinds: "unsendable",
+    "unreachable", "untrusted" (nothing was sent), "broken" (outcome unknown), "truncated", "local".
+    """
+
+    def __new__(cls, threads: int) -> UpstreamClient: ...
+    def fileno(self) -> int: ...
+    def take(self, limit: int) -> list[tuple[int, tuple[str, str] | None, Any]]: ...
+    def send(
+        self,
+        id: int,
+        endpoint: UpstreamEndpoint,
+        head: tuple[str, str, FieldPairs],
+        body: bytes | HostRequest | int | None,
+        at: int,
+        length: int,
+        timeout_s: float,
+        inline_max: int,
+    ) -> UpstreamExchange:
+        """Send (method, target, fields) and *length* bytes of *body* from *at*: bytes, a guest's buffer, a descriptor.
+
+        Value: (status, fields, length or None, content or None, reused); content comes with the head up to inline_max.
+        """
+
+    def read(self, id: int, exchange: UpstreamExchange, limit: int) -> None:
+        """Read up to *limit* bytes of content. Value: bytes, fewer only at the end."""
+
+    def fill(
+        self,
+        id: int,
+        exchange: UpstreamExchange,
+        sink: HostRequest | int,
+        at: int,
+        length: int,
+        digest: Digest | None = None,
+    ) -> None:
+        """Place content at *at* of a guest's data buffer or a file. Value: bytes placed, fewer only at the end."""
+
+    def warm(self, id: int, endpoint: UpstreamEndpoint, count: int) -> None:
+        """Have *count* idle connections. Value: how many were made."""
+
+    def stop(self) -> None: ...

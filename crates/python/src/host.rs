@@ -243,7 +243,7 @@ type EntryRow<'py> = (u64, Bound<'py, PyString>, Bound<'py, PyString>, Bound<'py
 /// One request of a guest, to be completed exactly once.
 #[pyclass(frozen, module = "pvblob._native")]
 pub(crate) struct HostRequest {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
     engine: Py<HostEngine>,
 }
 

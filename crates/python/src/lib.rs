@@ -10,6 +10,7 @@ mod guest;
 mod host;
 mod offload;
 mod reads;
+mod upstream;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -43,6 +44,9 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<host::HostRequest>()?;
     module.add_class::<offload::Generation>()?;
     module.add_class::<extents::Digest>()?;
+    module.add_class::<upstream::UpstreamClient>()?;
+    module.add_class::<upstream::UpstreamEndpoint>()?;
+    module.add_class::<upstream::UpstreamExchange>()?;
     module.add_function(wrap_pyfunction!(guest::note_fork, module)?)?;
     module.add_function(wrap_pyfunction!(codec::encode_request, module)?)?;
     module.add_function(wrap_pyfunction!(codec::decode_request, module)?)?;

@@ -75,6 +75,28 @@ impl HostRequest {
         copy
     }
 
+    /// Copies a part of the guest's content, from `at` on, to private memory. InvalidInput: not inside the content.
+    pub fn read_data_at(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
+        let at = usize::try_from(at).unwrap_or(usize::MAX);
+        if at.checked_add(into.len()).is_none_or(|end| end > self.data_valid()) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        self.data.read(at, into);
+        Ok(())
+    }
+
+    /// Copies private bytes to `at` of the data buffer, before the completion. InvalidInput: not inside the buffer, or
+    /// the buffer holds the guest's own content.
+    pub fn write_data_at(&self, at: u64, from: &[u8]) -> io::Result<()> {
+        let at = usize::try_from(at).unwrap_or(usize::MAX);
+        let outside = at.checked_add(from.len()).is_none_or(|end| end > self.data.len());
+        if outside || self.data_valid() > 0 || self.completed.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        self.data.write(at, from);
+        Ok(())
+    }
+
     /// Writes the guest's content to `file` at `offset`, block by block: copy, digest the copy, write the copy.
     pub fn store_data(&self, file: BorrowedFd<'_>, offset: u64, digest: &mut Digest) -> io::Result<()> {
         let total = self.data_valid();

@@ -1,0 +1,146 @@
+//! The connections of one endpoint: idle ones are used again, last in first out, so that few stay warm.
+//!
+//! How many there may be at once is the control plane's to decide: it admits requests.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use hyper::client::conn::http1::SendRequest;
+
+use crate::endpoint::{Dialer, EndpointSettings};
+use crate::outcome::Failure;
+use crate::request::Content;
+
+/// A connection in use.
+pub(crate) struct Connection {
+    pub(crate) sender: SendRequest<Content>,
+    born: Instant,
+    pub(crate) reused: bool,
+    _open: Open,
+}
+
+/// Counts a connection as open as long as it lives.
+struct Open(Arc<AtomicU64>);
+
+impl Open {
+    fn new(count: &Arc<AtomicU64>) -> Self {
+        // Relaxed, here and below: counters for people.
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The connections of one endpoint.
+pub struct Connections {
+    dialer: Dialer,
+    idle: Mutex<Vec<(Connection, Instant)>>,
+    idle_timeout: Duration,
+    age_max: Duration,
+    idle_max: usize,
+    pub(crate) stall_timeout: Duration,
+    open: Arc<AtomicU64>,
+    dialed: AtomicU64,
+}
+
+impl Connections {
+    /// Makes none yet. Fails when the settings cannot be used: no host name, no certificate.
+    pub fn new(settings: &EndpointSettings) -> io::Result<Self> {
+        Ok(Self {
+            dialer: Dialer::new(settings)?,
+            idle: Mutex::default(),
+            idle_timeout: settings.idle_timeout,
+            age_max: settings.age_max,
+            idle_max: settings.idle_max,
+            stall_timeout: settings.stall_timeout,
+            open: Arc::default(),
+            dialed: AtomicU64::new(0),
+        })
+    }
+
+    /// Connections that are open now.
+    pub fn open(&self) -> u64 {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Connections made so far.
+    pub fn dialed(&self) -> u64 {
+        self.dialed.load(Ordering::Relaxed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(Connection, Instant)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes an idle connection that the peer has not closed as far as we know, or makes one.
+    pub(crate) async fn acquire(&self) -> Result<Connection, Failure> {
+        let idle = {
+            let mut idle = self.lock();
+            idle.retain(|(connection, since)| self.is_usable(connection, *since));
+            idle.pop()
+        };
+        match idle {
+            Some((connection, _)) => Ok(Connection { reused: true, ..connection }),
+            None => self.dial().await,
+        }
+    }
+
+    /// Makes a connection.
+    pub(crate) async fn dial(&self) -> Result<Connection, Failure> {
+        let sender = self.dialer.dial().await?;
+        self.dialed.fetch_add(1, Ordering::Relaxed);
+        Ok(Connection { sender, born: Instant::now(), reused: false, _open: Open::new(&self.open) })
+    }
+
+    fn is_usable(&self, connection: &Connection, idle_since: Instant) -> bool {
+        !connection.sender.is_closed()
+            && idle_since.elapsed() < self.idle_timeout
+            && connection.born.elapsed() < self.age_max
+    }
+
+    /// Keeps a connection for the next request once the peer is ready for one; drops it if it is not.
+    pub(crate) async fn release(&self, mut connection: Connection) {
+        let ready = tokio::time::timeout(Duration::from_secs(1), connection.sender.ready()).await;
+        if matches!(ready, Ok(Ok(()))) && connection.born.elapsed() < self.age_max {
+            self.put(connection);
+        }
+    }
+
+    fn put(&self, connection: Connection) {
+        let mut idle = self.lock();
+        if idle.len() >= self.idle_max {
+            idle.remove(0);
+        }
+        idle.push((connection, Instant::now()));
+    }
+
+    /// Drops what is too old and makes idle connections up to `count`; returns how many were made.
+    pub(crate) async fn warm(&self, count: usize) -> Result<u64, Failure> {
+        let mut made = 0;
+        loop {
+            let idle = {
+                let mut idle = self.lock();
+                idle.retain(|(connection, since)| self.is_usable(connection, *since));
+                idle.len()
+            };
+            if idle >= count.min(self.idle_max) {
+                return Ok(made);
+            }
+            let connection = self.dial().await?;
+            self.put(connection);
+            made += 1;
+        }
+    }
+
+    /// Drops every idle connection.
+    pub fn drop_idle(&self) {
+        self.lock().clear();
+    }
+}

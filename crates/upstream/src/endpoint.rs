@@ -1,0 +1,105 @@
+//! One endpoint: its address, who it must prove to be, and how a connection to it is made.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use crate::outcome::{Failure, FailureKind};
+use crate::request::Content;
+
+/// What the control plane says about an endpoint.
+pub struct EndpointSettings {
+    /// Name or address to connect to; looked up anew for every connection, so that a change of DNS is followed.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Certificates that may vouch for it, PEM; `None` speaks plain HTTP.
+    pub authorities: Option<Vec<u8>>,
+    /// For one connection, lookup and handshake included.
+    pub connect_timeout: Duration,
+    /// For content that stops coming.
+    pub stall_timeout: Duration,
+    /// An idle connection is not used again after this.
+    pub idle_timeout: Duration,
+    /// No connection is used again after this.
+    pub age_max: Duration,
+    /// Idle connections kept.
+    pub idle_max: usize,
+}
+
+/// What dials.
+pub(crate) struct Dialer {
+    host: String,
+    port: u16,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+    connect_timeout: Duration,
+}
+
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+impl Dialer {
+    /// Fails when the host is no name, or when no certificate is in `authorities`.
+    pub(crate) fn new(settings: &EndpointSettings) -> io::Result<Self> {
+        let tls = match &settings.authorities {
+            Some(pem) => {
+                let name = ServerName::try_from(settings.host.clone()).map_err(io::Error::other)?;
+                Some((connector(pem)?, name))
+            }
+            None => None,
+        };
+        Ok(Self { host: settings.host.clone(), port: settings.port, tls, connect_timeout: settings.connect_timeout })
+    }
+
+    /// Makes a connection and serves it in a task of its own until its sender is dropped.
+    pub(crate) async fn dial(&self) -> Result<http1::SendRequest<Content>, Failure> {
+        let late =
+            |_| Failure::new(FailureKind::Unreachable, format!("no connection within {:?}", self.connect_timeout));
+        let stream = timeout(self.connect_timeout, self.connect()).await.map_err(late)??;
+        let handshake = http1::Builder::new().max_headers(256).handshake(TokioIo::new(stream)).await;
+        let (sender, connection) = handshake.map_err(|error| Failure::new(FailureKind::Unreachable, error))?;
+        // Its errors are those of the exchanges on it.
+        tokio::spawn(async { drop(connection.await) });
+        Ok(sender)
+    }
+
+    async fn connect(&self) -> Result<Box<dyn Duplex>, Failure> {
+        let unreachable = |error: io::Error| Failure::new(FailureKind::Unreachable, error);
+        // All addresses in turn, as the resolver orders them.
+        let tcp = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(unreachable)?;
+        tcp.set_nodelay(true).map_err(unreachable)?;
+        let Some((connector, name)) = &self.tls else { return Ok(Box::new(tcp)) };
+        let stream = connector.connect(name.clone(), tcp).await.map_err(|error| {
+            // rustls speaks through an inner error; what else can fail here is the network.
+            let untrusted = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
+            Failure::new(if untrusted { FailureKind::Untrusted } else { FailureKind::Unreachable }, error)
+        })?;
+        Ok(Box::new(stream))
+    }
+}
+
+fn connector(pem: &[u8]) -> io::Result<TlsConnector> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        // A bundle of the system's may hold certificates that webpki cannot read; the others serve.
+        let _ = certificate.map(|certificate| roots.add(certificate));
+    }
+    if roots.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no certificate of an authority in the PEM text"));
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let mut config = builder.map_err(io::Error::other)?.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsConnector::from(Arc::new(config)))
+}
