@@ -447,7 +447,7 @@ class UpstreamClient:
     def take(self, limit: int) -> list[tuple[int, tuple[str, str] | None, Any]]: ...
     def send(
         self,
-        id: int,
+        operation: int,
         endpoint: UpstreamEndpoint,
         head: tuple[str, str, FieldPairs],
         body: bytes | HostRequest | int | None,
@@ -461,12 +461,12 @@ class UpstreamClient:
         Value: (status, fields, length or None, content or None, reused); content comes with the head up to inline_max.
         """
 
-    def read(self, id: int, exchange: UpstreamExchange, limit: int) -> None:
+    def read(self, operation: int, exchange: UpstreamExchange, limit: int) -> None:
         """Read up to *limit* bytes of content. Value: bytes, fewer only at the end."""
 
     def fill(
         self,
-        id: int,
+        operation: int,
         exchange: UpstreamExchange,
         sink: HostRequest | int,
         at: int,
@@ -475,7 +475,7 @@ class UpstreamClient:
     ) -> None:
         """Place content at *at* of a guest's data buffer or a file. Value: bytes placed, fewer only at the end."""
 
-    def warm(self, id: int, endpoint: UpstreamEndpoint, count: int) -> None:
+    def warm(self, operation: int, endpoint: UpstreamEndpoint, count: int) -> None:
         """Have *count* idle connections. Value: how many were made."""
 
     def stop(self) -> None: ...

@@ -8,7 +8,8 @@ bytes that arrive can be handed on unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -130,7 +131,8 @@ class Request:
 
     method: upper case.  scheme, authority: as in the URL (`https`, `devstoreaccount1.blob.core.windows.net`).
     target: raw path and query exactly as sent, percent-encoding untouched, beginning with "/".
-    once: set for requests that came over a channel.
+    once: set for requests that came over a channel.  guest: who asks, for fair shares.  deadline_s: the moment, by
+    `time.monotonic`, at which nobody waits for the answer any more; None: nobody said.
     wants_offload: an answer that can be given again is worth an `Offer`.
     """
 
@@ -141,6 +143,8 @@ class Request:
     fields: Fields
     once: OnceKey | None = None
     wants_offload: bool = False
+    guest: str = ""
+    deadline_s: float | None = None
 
 
 class Extent(NamedTuple):
@@ -228,19 +232,61 @@ class Offer:
         return self.content.extents
 
 
+class ArrivingContent(ABC):
+    """Content that is still on its way from elsewhere: whoever answers says where it is to go.
+
+    `size_bytes` is exact. Whoever receives it owns its `release`; until then `place` may be asked for any part, again
+    and in any order: all parts are of one version.
+    """
+
+    size_bytes: int
+
+    @abstractmethod
+    async def place(self, buffer: _native.HostRequest, offset: int, length: int) -> None:
+        """Put *length* bytes from *offset* of the content at the start of a guest's data buffer.
+
+        When this returns or raises, the buffer is touched no more. Raises ContentLost.
+        """
+
+    @abstractmethod
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Give the whole content in order, once. Raises ContentLost."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Let go of the content; idempotent."""
+
+
+Content = bytes | FileContent | ArrivingContent
+
+
 @dataclass(slots=True)
 class Response:
     """The answer to one request.
 
     status: HTTP status.  fields: complete, `content-length` included (for HEAD: what GET would have).
-    content: bytes in memory, or bytes in files. Whoever receives a Response with FileContent owns its release.
+    content: bytes in memory, in files, or on their way. Whoever receives a Response owns its content's release.
     offer: only when the request `wants_offload`.
     """
 
     status: int
     fields: Fields
-    content: bytes | FileContent = b""
+    content: Content = b""
     offer: Offer | None = None
+
+
+class ContentLost(ConnectionError):
+    """The rest of an `ArrivingContent` cannot be had; *response* is what to answer where nothing has been said yet."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(f"the content was lost: {response.fields.get('x-ms-error-code') or response.status}")
+        self.response = response
+
+
+def discard(content: Content) -> None:
+    """Give back content that nobody will read."""
+    if not isinstance(content, bytes):
+        content.release()
 
 
 class Stored(NamedTuple):
@@ -253,12 +299,17 @@ class Stored(NamedTuple):
 class Body(Protocol):
     """A request's content where it lies now: a guest's pages, an HTTP connection, memory.
 
-    It is consumed at most once, by `read` or by `store`.
+    It is consumed at most once, by `read` or by `store`, unless it is `lent`.
     """
 
     @property
     def size_bytes(self) -> int:
         """Exact length, known before the first byte is read."""
+        ...
+
+    @property
+    def lent(self) -> bytes | _native.HostRequest | None:
+        """Where the whole content lies, for the data plane to read as often as it likes until the answer; or None."""
         ...
 
     async def read(self) -> bytes:
@@ -326,6 +377,11 @@ class BytesBody:
     def size_bytes(self) -> int:
         """Length of the buffer in bytes."""
         return memoryview(self.data).nbytes
+
+    @property
+    def lent(self) -> bytes | None:
+        """The buffer, if nobody can change it."""
+        return self.data if isinstance(self.data, bytes) else None
 
     async def read(self) -> bytes:
         """Return the content as bytes."""

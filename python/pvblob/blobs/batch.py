@@ -17,7 +17,7 @@ from pvblob.blobs.answers import Call, Refusal, answer, invalid_target, refuse
 from pvblob.blobs.committer import Transaction
 from pvblob.blobs.store import Store
 from pvblob.blobs.target import InvalidTarget, Target, account_in_host, parse_target, split_url
-from pvblob.http import Body, BytesBody, Fields, FileContent, Request, Response
+from pvblob.http import Body, BytesBody, Fields, Request, Response
 
 SUB_REQUESTS_MAX = 256
 BATCH_BYTES_MAX = 4 << 20
@@ -158,7 +158,7 @@ def _apply(transaction: Transaction, outer: Call, part: SubRequest) -> Response:
 
 def _format(mark: str, part: SubRequest, response: Response) -> bytes:
     """Format one answer as a part of the batch's answer."""
-    assert not isinstance(response.content, FileContent)
+    assert isinstance(response.content, bytes)
     head = f"--{mark}\r\nContent-Type: application/http\r\n"
     if part.content_id is not None:
         head += f"Content-ID: {part.content_id}\r\n"

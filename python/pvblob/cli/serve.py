@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import signal
+import ssl
 import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -49,6 +50,8 @@ Examples:
   pvblob serve --policy /etc/pvblob/policy.toml --socket-group blob-users --socket-mode 0660
 
   pvblob serve --metrics 127.0.0.1:9464
+
+Accounts elsewhere (real Azure) are [[upstream]] tables of the settings file; SIGHUP reads their secrets again.
 """
 log = logging.getLogger("pvblob.serve")
 
@@ -115,7 +118,8 @@ async def serve(settings: HostSettings, *, as_json: bool = False) -> None:
         except OSError as error:
             raise SettingsError(f"store {settings.store}: {error.strerror or error}") from error
         stack.callback(service.close)
-        guard = _guard(settings, service, loaded)
+        backend = await _with_upstream(settings, service, stack)
+        guard = _guard(settings, backend, loaded)
         url = await _start_http(settings, guard, stack)
         host = await _start_host(settings, guard, loaded, stack)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, settings, host)
@@ -183,6 +187,34 @@ async def _start_host(settings: HostSettings, guard: Guard, loaded: LoadedPolicy
     return host
 
 
+async def _with_upstream(settings: HostSettings, service: Backend, stack: AsyncExitStack) -> Backend:
+    """Return *service*, or a router that serves the accounts elsewhere too. Raises SettingsError."""
+    if not settings.upstream:
+        return service
+    from pvblob.cli.upstream import account_settings
+    from pvblob.upstream.accounts import Accounts
+    from pvblob.upstream.router import AccountRouter
+
+    accounts = Accounts(
+        [account_settings(table) for table in settings.upstream], connections_max=settings.upstream_connections_max
+    )
+    stack.push_async_callback(accounts.close)
+    await accounts.open()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, accounts.look_again)
+    return AccountRouter(accounts.backends, service)
+
+
+def _tls_of(settings: HostSettings) -> ssl.SSLContext | None:
+    if settings.http_certificate is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(settings.http_certificate, settings.http_key)
+    except OSError as error:  # ssl.SSLError is one
+        raise SettingsError(f"http_certificate {settings.http_certificate}: {error.strerror or error}") from error
+    return context
+
+
 async def _start_http(settings: HostSettings, guard: Guard, stack: AsyncExitStack) -> str | None:
     address = settings.http_address
     if address is None:
@@ -198,6 +230,7 @@ async def _start_http(settings: HostSettings, guard: Guard, stack: AsyncExitStac
         address.port,
         accounts=settings.account_keys,
         development_account=settings.development_account,
+        tls=_tls_of(settings),
     )
     try:
         await front.start()
@@ -217,6 +250,8 @@ def _announce(settings: HostSettings, url: str | None, *, as_json: bool) -> None
         output.text_line(f"channel  {settings.socket}")
         output.text_line(f"store    {settings.store} (durability: {settings.durability})")
         output.text_line(f"http     {url or 'off'}")
+        for account in settings.upstream:
+            output.text_line(f"upstream {account.account}: {account.endpoint or 'Azure'}")
         output.text_line("ready; Ctrl-C stops")
     sys.stdout.flush()
 

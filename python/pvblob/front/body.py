@@ -53,6 +53,11 @@ class HttpBody:
         return self._size_bytes
 
     @property
+    def lent(self) -> None:
+        """A connection's bytes can be read once."""
+        return None
+
+    @property
     def missing_bytes(self) -> int:
         """How many bytes nobody has taken yet."""
         return self._missing_bytes

@@ -16,11 +16,11 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
 from pvblob.blobs.auth import Rejection
-from pvblob.front.content import Outlet, discard, send
+from pvblob.front.content import Outlet, send
 from pvblob.front.limits import FrontCounters, FrontLimits
 from pvblob.front.mapped import MappedFiles
 from pvblob.front.message import response_head
-from pvblob.http import Fields, FileContent, Request
+from pvblob.http import Content, Fields, Request, discard
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Answer(web.StreamResponse):
         self,
         outlet: Outlet | None,
         head: bytes,
-        content: bytes | FileContent,
+        content: Content,
         *,
         keep_alive: bool,
         counters: FrontCounters,
@@ -136,9 +136,7 @@ class Connection(web.RequestHandler):
         head, content = _message(rejection, request, keep_alive=keep_alive)
         return self.answer(http_request, head, content, keep_alive=keep_alive)
 
-    def answer(
-        self, http_request: web.BaseRequest, head: bytes, content: bytes | FileContent, *, keep_alive: bool
-    ) -> Answer:
+    def answer(self, http_request: web.BaseRequest, head: bytes, content: Content, *, keep_alive: bool) -> Answer:
         """Return the answer to *http_request* made of *head* and *content*, whose release it takes over."""
         transport = self.transport
         outlet = None

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from aiohttp.abc import AbstractStreamWriter
 
 from pvblob.front.mapped import MappedFiles
-from pvblob.http import Extent, FileContent
+from pvblob.http import Content, Extent, FileContent, discard
 
 # Up to here one read and one write beat looking for a mapping and draining twice.
 JOINED_BYTES_MAX = 64 * 1024
@@ -44,7 +44,7 @@ class Outlet:
     stall_timeout_s: float
 
 
-async def send(outlet: Outlet, head: bytes, content: bytes | FileContent) -> None:
+async def send(outlet: Outlet, head: bytes, content: Content) -> None:
     """Write *head* and *content*; takes over *content*'s release.
 
     Raises ConnectionError when the client went away or stalls, OSError when the file cannot be read.
@@ -53,18 +53,16 @@ async def send(outlet: Outlet, head: bytes, content: bytes | FileContent) -> Non
         await _send_bytes(outlet, head, content)
         return
     try:
-        if content.size_bytes <= JOINED_BYTES_MAX:
+        if not isinstance(content, FileContent):
+            outlet.transport.write(head)
+            async for chunk in content.chunks():
+                await _write(outlet, chunk)
+        elif content.size_bytes <= JOINED_BYTES_MAX:
             await _send_bytes(outlet, head, await _read(outlet.executor, content))
         else:
             await _send_files(outlet, head, content)
     finally:
-        content.release()
-
-
-def discard(content: bytes | FileContent) -> None:
-    """Give back content that will not be sent."""
-    if isinstance(content, FileContent):
-        content.release()
+        discard(content)
 
 
 async def _send_bytes(outlet: Outlet, head: bytes, content: bytes) -> None:

@@ -11,10 +11,9 @@ from aiohttp import HttpVersion11, web
 from pvblob.blobs.auth import Rejection
 from pvblob.front.body import HttpBody
 from pvblob.front.connection import Answer, Connection
-from pvblob.front.content import discard
 from pvblob.front.limits import FrontLimits
 from pvblob.front.message import may_have_content, response_head
-from pvblob.http import FileContent, Request, Response
+from pvblob.http import Request, Response, discard
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -57,7 +56,7 @@ class Exchange:
             content = b""
             size_bytes = None
         else:
-            size_bytes = content.size_bytes if isinstance(content, FileContent) else len(content)
+            size_bytes = len(content) if isinstance(content, bytes) else content.size_bytes
         try:
             head = response_head(response, content_size_bytes=size_bytes, keep_alive=keep_alive)
         except BaseException:

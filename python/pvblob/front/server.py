@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 import time
 from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -46,7 +47,8 @@ class HttpFront:
     """Serves a backend over HTTP/1.1 on one address, on the running event loop.
 
     host, port: where to listen; port 0 takes a free one.  accounts: name → key (raw bytes), beside the well-known
-    development account, which `development_account=False` leaves out.  The backend stays the caller's: it is neither
+    development account, which `development_account=False` leaves out.  tls: a server's context, else plain HTTP; it may
+    load another certificate while the front runs.  The backend stays the caller's: it is neither
     opened nor closed here.
     """
 
@@ -59,6 +61,7 @@ class HttpFront:
         accounts: Mapping[str, bytes] = MappingProxyType({}),
         development_account: bool = True,
         limits: FrontLimits = _DEFAULT_LIMITS,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._backend = backend
         self._host = host
@@ -66,17 +69,19 @@ class HttpFront:
         built_in = {DEVELOPMENT_ACCOUNT: DEVELOPMENT_ACCOUNT_KEY} if development_account else {}
         self._gate = CredentialGate({**built_in, **accounts})
         self._limits = limits
+        self._tls = tls
         self._running: _Running | None = None
         self._error_logged_at_s = float("-inf")
         self.counters = FrontCounters()
 
     @property
     def url(self) -> str:
-        """`http://host:port` with the real port. Raises RuntimeError before `start`."""
+        """`http://host:port` (or https) with the real port. Raises RuntimeError before `start`."""
         if self._running is None:
             raise RuntimeError("the front is not started: it has no port yet")
         host, port = self._running.listener.sockets[0].getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        scheme = "https" if self._tls else "http"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     async def start(self) -> None:
         """Listen. Raises OSError when the address cannot be had."""
@@ -86,7 +91,7 @@ class HttpFront:
         connections = ConnectionServer(self._handle, self._limits, self.counters, executor)
         loop = asyncio.get_running_loop()
         try:
-            listener = await loop.create_server(connections, self._host, self._port, backlog=1024)
+            listener = await loop.create_server(connections, self._host, self._port, backlog=1024, ssl=self._tls)
         except BaseException:
             executor.shutdown(wait=False)
             raise

@@ -69,6 +69,11 @@ class ChannelBody:
         self._pool = pool
         self.size_bytes = len(content) or request.data_valid
 
+    @property
+    def lent(self) -> bytes | _native.HostRequest:
+        """The packet itself: its pages stay the host's until it is completed."""
+        return self._content or self._request
+
     async def read(self) -> bytes:
         """Return the content as private bytes."""
         return self._content or self._request.read_data()
@@ -106,6 +111,11 @@ class PiecedBody:
         self._stored_bytes = 0
         self.waiting: _native.HostRequest | None = None  # the piece nobody has answered yet
         self.cancelled_status = _native.HRESULT["CANCELLED"]  # what to answer it when the execution is cancelled
+
+    @property
+    def lent(self) -> None:
+        """A piece is the guest's again as soon as it is acknowledged."""
+        return None
 
     def feed(self, piece: _native.HostRequest, offset: int) -> None:
         """Accept the piece that continues the body at *offset*. Raises PieceError; then nothing has changed."""

@@ -8,7 +8,7 @@ in pieces. `pvblob-data-length` says how many bytes lie in the data buffer; `con
 from __future__ import annotations
 
 from pvblob import _native
-from pvblob.http import Extent, FileContent, Response
+from pvblob.http import ArrivingContent, Content, ContentLost, Extent, Response, discard
 from pvblob.vsp.turnstile import Turnstile
 
 DATA_LENGTH = "pvblob-data-length"
@@ -31,7 +31,7 @@ class HeldContent:
 
     __slots__ = ("_holders", "content", "private_bytes", "size_bytes")
 
-    def __init__(self, content: bytes | FileContent) -> None:
+    def __init__(self, content: Content) -> None:
         self.content = content
         self.size_bytes = content_size(content)
         self.private_bytes = len(content) if isinstance(content, bytes) else 0  # what it costs in the host's memory
@@ -44,12 +44,12 @@ class HeldContent:
     def let_go(self) -> None:
         """Count one holder less."""
         self._holders -= 1
-        if self._holders == 0 and isinstance(self.content, FileContent):
-            self.content.release()
+        if self._holders == 0:
+            discard(self.content)
 
 
-def content_size(content: bytes | FileContent) -> int:
-    """Return the size in bytes of either kind of content."""
+def content_size(content: Content) -> int:
+    """Return the size in bytes of any kind of content."""
     return len(content) if isinstance(content, bytes) else content.size_bytes
 
 
@@ -93,6 +93,9 @@ class Delivery:
         held = HeldContent(response.content)
         try:
             kept = await self._answer(request, method, response, held)
+        except ContentLost as lost:
+            held.let_go()
+            return await self.answer(request, method, lost.response)
         except BaseException:
             held.let_go()
             raise
@@ -125,7 +128,11 @@ class Delivery:
         room = 0 if request.data_valid else request.data_length
         length = min(room, held.size_bytes - offset)
         fields = [("content-length", str(held.size_bytes)), (DATA_LENGTH, str(length))]
-        await self._place(request, _native.encode_response(200, fields, b""), held, offset, length)
+        try:
+            await self._place(request, _native.encode_response(200, fields, b""), held, offset, length)
+        except ContentLost as lost:
+            await self.answer(request, "GET", lost.response)
+            return True
         return offset + length == held.size_bytes
 
     @staticmethod
@@ -152,6 +159,13 @@ class Delivery:
             request.complete(0, head)
         elif isinstance(held.content, bytes):
             request.complete_with_bytes(head, held.content[offset : offset + length])
+        elif isinstance(held.content, ArrivingContent):
+            held.hold()
+            try:
+                await held.content.place(request, offset, length)
+                request.complete(0, head)
+            finally:
+                held.let_go()
         else:
             runs = cut(held.content.extents, offset, length)
             if length <= READ_AT_ONCE_BYTES_MAX and request.complete_from_cache(head, runs):

@@ -255,6 +255,8 @@ class Dispatcher:
                 native.complete(_STATUS["INSUFFICIENT_BUFFER"], b"", RESPONSE_BYTES_MIN)
                 return
             request.once = once_key(context.guest, context.nonce, native.guid, request, body.size_bytes, resubmission)
+        request.guest = context.guest
+        request.deadline_s = self._loop.time() + timeout_s
         scope = context.scope if native.wants_offload else None
         ruling = None if scope is None else self.offload.ruling(scope)
         request.wants_offload = ruling is not None

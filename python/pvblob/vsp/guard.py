@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from pvblob.access import Access, Operation
-from pvblob.http import Backend, Body, FileContent, Request, Response
+from pvblob.http import Backend, Body, Request, Response
 from pvblob.vsp.audit import Audit
 from pvblob.vsp.policy import Entry, Guest, Policy, decide
 
@@ -155,4 +155,4 @@ class GuardedBackend:
 
 def _size(response: Response) -> int:
     content = response.content
-    return content.size_bytes if isinstance(content, FileContent) else len(content)
+    return len(content) if isinstance(content, bytes) else content.size_bytes

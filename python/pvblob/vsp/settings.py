@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from pvblob.errors import SettingsError
@@ -42,6 +42,49 @@ def default_store_path(environ: Mapping[str, str] | None = None, uid: int | None
     return (data_home if data_home.is_absolute() else Path.home() / ".local" / "share") / "pvblob"
 
 
+class UpstreamSettings(BaseModel):
+    """One `[[upstream]]` table: an account elsewhere; see `upstream.accounts.AccountSettings` for what each means.
+
+    The secret itself is never a setting: *_file names a file (relative: in $CREDENTIALS_DIRECTORY if it is there),
+    *_env an environment variable. Exactly one of account_key_file, account_key_env, sas_file, sas_env, identity and
+    authorization says how requests are authorized.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    account: str = Field(pattern=r"^[a-z0-9]{3,24}$")
+    endpoint: str | None = None
+    secondary_endpoint: str | None = None
+    account_key_file: Path | None = None
+    account_key_env: str | None = None
+    sas_file: Path | None = None
+    sas_env: str | None = None
+    identity: Literal["default", "managed", "workload", "cli", "environment"] | None = None
+    client_id: str | None = None
+    authorization: Literal["guest", "none"] | None = None
+    ca_file: Path | None = None
+    connections_max: int = Field(64, ge=1, le=4096)
+    connections_warm: int = Field(2, ge=0, le=256)
+    requests_per_s: float | None = Field(None, gt=0)
+    bytes_per_s: float | None = Field(None, gt=0)
+    part_size: int = Field(8 << 20, ge=256 << 10, le=256 << 20)
+    parallel: int = Field(4, ge=1, le=64)
+    stall_timeout_s: float = Field(15.0, gt=0)
+
+    @model_validator(mode="after")
+    def _one_credential(self) -> UpstreamSettings:
+        given = [name for name in _CREDENTIALS if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"account {self.account}: exactly one of {', '.join(_CREDENTIALS)} must be given, "
+                f"not {' and '.join(given) or 'none'}"
+            )
+        return self
+
+
+_CREDENTIALS = ("account_key_file", "account_key_env", "sas_file", "sas_env", "identity", "authorization")
+
+
 class HostSettings(BaseSettings):
     """Everything `pvblob serve` can be told.
 
@@ -51,6 +94,8 @@ class HostSettings(BaseSettings):
     "verify".  development_account: whether the well-known key opens `devstoreaccount1` there.  policy: the file that
     says who may do what; None serves the host's own user and root.  socket_mode, socket_group: of the control socket.
     metrics: `HOST:PORT` where Prometheus may scrape, off when None.
+    upstream: accounts elsewhere, the `[[upstream]]` tables.  upstream_connections_max: of all of them together.
+    http_certificate, http_key: PEM files; with them the front speaks HTTPS.
     """
 
     model_config = SettingsConfigDict(
@@ -67,6 +112,10 @@ class HostSettings(BaseSettings):
     socket_mode: Mode = 0o600
     socket_group: Group | None = None
     metrics: str | None = None
+    upstream: tuple[UpstreamSettings, ...] = ()
+    upstream_connections_max: int = Field(256, ge=1)
+    http_certificate: Path | None = None
+    http_key: Path | None = None
 
     @field_validator("http", "metrics")
     @classmethod
@@ -89,6 +138,16 @@ class HostSettings(BaseSettings):
             except binascii.Error:
                 raise ValueError(f"the key of account {account!r} is not base64") from None
         return value
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> HostSettings:
+        names = [upstream.account for upstream in self.upstream]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"account {', '.join(twice)} is in [[upstream]] twice")
+        if (self.http_certificate is None) != (self.http_key is None):
+            raise ValueError("http_certificate and http_key go together")
+        return self
 
     @property
     def http_address(self) -> HttpAddress | None:

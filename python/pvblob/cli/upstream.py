@@ -1,0 +1,41 @@
+"""From an `[[upstream]]` table to what `upstream.accounts` takes: the one place that knows both."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pvblob.upstream.accounts import AccountSettings, Authorization
+
+if TYPE_CHECKING:
+    from pvblob.vsp.settings import UpstreamSettings
+
+
+def account_settings(table: UpstreamSettings) -> AccountSettings:
+    """Return the account that *table*, which has exactly one credential, describes."""
+    authorization: Authorization
+    if table.account_key_file or table.account_key_env:
+        authorization = "key"
+    elif table.sas_file or table.sas_env:
+        authorization = "sas"
+    elif table.identity:
+        authorization = "identity"
+    else:
+        authorization = table.authorization or "none"
+    return AccountSettings(
+        account=table.account,
+        authorization=authorization,
+        endpoint=table.endpoint,
+        secondary_endpoint=table.secondary_endpoint,
+        secret_file=table.account_key_file or table.sas_file,
+        secret_variable=table.account_key_env or table.sas_env,
+        identity=table.identity or "default",
+        client_id=table.client_id,
+        ca_file=table.ca_file,
+        connections_max=table.connections_max,
+        connections_warm=table.connections_warm,
+        requests_per_s=table.requests_per_s,
+        bytes_per_s=table.bytes_per_s,
+        part_size_bytes=table.part_size,
+        parallel=table.parallel,
+        stall_timeout_s=table.stall_timeout_s,
+    )

@@ -1,0 +1,195 @@
+"""Makes backends of settings: one account each, with its connections, its credential and its share of the machine.
+
+`Accounts.open` → a backend per account; `close` ends every connection. A certificate file or a secret that changes is
+seen without a restart: `look_again` (SIGHUP) and every account's own clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pvblob import _native
+from pvblob.errors import SettingsError
+from pvblob.upstream.attempts import Attempts, Location
+from pvblob.upstream.azure import AzureUpstream
+from pvblob.upstream.budget import Budget
+from pvblob.upstream.credentials import Anonymous, Credential, PassThrough, SharedAccessSignature, SharedKey
+from pvblob.upstream.downloads import Cutting
+from pvblob.upstream.endpoint import EndpointUrl
+from pvblob.upstream.secrets import Secret, SecretFile, SecretVariable
+from pvblob.upstream.transport import Transport, TransportFailure
+from pvblob.upstream.uploads import Spool
+
+log = logging.getLogger("pvblob.upstream")
+
+WARM_EVERY_S = 30.0
+
+Authorization = Literal["key", "sas", "identity", "guest", "none"]
+Identity = Literal["default", "managed", "workload", "cli", "environment"]
+
+
+@dataclass(frozen=True, slots=True)
+class AccountSettings:
+    """One account elsewhere.
+
+    account: as guests write it.  endpoint, secondary_endpoint: URLs; None: Azure's public cloud, no secondary.
+    authorization: what the host adds. "key" and "sas": secret_file or secret_variable holds it; "identity": a token of
+    azure-identity, client_id saying whose where there are several; "guest": what the guest sent; "none": nothing.
+    ca_file: PEM; None: the system's.  connections_max: at once.  connections_warm: kept ready.
+    requests_per_s, bytes_per_s: None for no limit.  part_size_bytes, parallel: how large contents are cut.
+    stall_timeout_s: content that stops coming for so long is asked for again.
+    """
+
+    account: str
+    authorization: Authorization
+    endpoint: str | None = None
+    secondary_endpoint: str | None = None
+    secret_file: Path | None = None
+    secret_variable: str | None = None
+    identity: Identity = "default"
+    client_id: str | None = None
+    ca_file: Path | None = None
+    connections_max: int = 64
+    connections_warm: int = 2
+    requests_per_s: float | None = None
+    bytes_per_s: float | None = None
+    part_size_bytes: int = 8 << 20
+    parallel: int = 4
+    stall_timeout_s: float = 15.0
+
+
+class Accounts:
+    """Every account elsewhere that this host serves, on the running loop.
+
+    connections_max: of all accounts together.
+    """
+
+    def __init__(self, settings: Sequence[AccountSettings], *, connections_max: int = 256) -> None:
+        self._settings = settings
+        self._machine = Budget(connections_max)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._secrets: list[Secret] = []
+        self._closing = contextlib.AsyncExitStack()
+        self.backends: dict[str, AzureUpstream] = {}
+
+    async def open(self) -> None:
+        """Check every account's settings and credential, and begin to keep connections. Raises SettingsError."""
+        self._transport = Transport()
+        self._closing.callback(self._transport.close)
+        spool = Spool()
+        for settings in self._settings:
+            attempts = await self._attempts(settings)
+            cutting = Cutting(settings.part_size_bytes, settings.parallel)
+            self.backends[settings.account] = AzureUpstream(attempts, spool, cutting)
+            if settings.connections_warm:
+                keeping = self._keep_warm(attempts, settings.connections_warm)
+                self._tasks.append(asyncio.get_running_loop().create_task(keeping))
+
+    async def close(self) -> None:
+        """End every connection. Idempotent."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._tasks.clear()
+        await self._closing.aclose()
+
+    def look_again(self) -> None:
+        """Read every secret again at its next use."""
+        for secret in self._secrets:
+            secret.look_again()
+
+    async def _attempts(self, settings: AccountSettings) -> Attempts:
+        primary = _location(settings.endpoint or f"https://{settings.account}.blob.core.windows.net", settings)
+        secondary = _location(settings.secondary_endpoint, settings) if settings.secondary_endpoint else None
+        credential = self._credential(settings)
+        if settings.authorization in ("key", "sas"):
+            await credential.prepare()
+        return Attempts(
+            settings.account,
+            self._transport,
+            primary,
+            secondary,
+            credential,
+            Budget(
+                settings.connections_max,
+                requests_per_s=settings.requests_per_s,
+                bytes_per_s=settings.bytes_per_s,
+                machine=self._machine,
+            ),
+        )
+
+    def _credential(self, settings: AccountSettings) -> Credential:
+        if settings.authorization == "guest":
+            return PassThrough()
+        if settings.authorization == "none":
+            return Anonymous()
+        if settings.authorization == "identity":
+            from pvblob.upstream.identity import IdentityToken, credential_of
+
+            token = IdentityToken(credential_of(settings.identity, settings.client_id))
+            self._closing.push_async_callback(token.close)
+            return token
+        secret = secret_of(settings)
+        self._secrets.append(secret)
+        return SharedKey(settings.account, secret) if settings.authorization == "key" else SharedAccessSignature(secret)
+
+    async def _keep_warm(self, attempts: Attempts, count: int) -> None:
+        while True:
+            try:
+                await self._transport.warm(attempts.primary.connections, count)
+            except TransportFailure as failure:
+                log.warning("account %s: %s", attempts.account, failure)
+            await asyncio.sleep(WARM_EVERY_S)
+
+
+def secret_of(settings: AccountSettings) -> Secret:
+    """Return where the account's secret lies."""
+    if settings.secret_file is not None:
+        return SecretFile(settings.secret_file)
+    assert settings.secret_variable is not None
+    return SecretVariable(settings.secret_variable)
+
+
+def _location(endpoint: str, settings: AccountSettings) -> Location:
+    url = EndpointUrl.parse(endpoint)
+    return Location(url, connections_to(url, settings))
+
+
+def connections_to(url: EndpointUrl, settings: AccountSettings) -> _native.UpstreamEndpoint:
+    """Return the connections to *url*. Raises SettingsError."""
+    authorities = _authorities(settings.ca_file) if url.scheme == "https" else None
+    try:
+        return _native.UpstreamEndpoint(
+            url.host,
+            url.port,
+            authorities,
+            connect_timeout_s=10.0,
+            stall_timeout_s=settings.stall_timeout_s,
+            # Azure's load balancers drop what is silent for four minutes.
+            idle_timeout_s=200.0,
+            # A change of DNS is followed within this time.
+            age_s_max=600.0,
+            idle_max=settings.connections_max,
+        )
+    except ValueError as error:
+        raise SettingsError(f"account {settings.account}: {error} ({settings.ca_file or 'system'})") from None
+
+
+def _authorities(ca_file: Path | None) -> bytes:
+    if ca_file is None:
+        found = ssl.get_default_verify_paths().cafile
+        if found is None:
+            raise SettingsError("no CA certificates of the system are found: install ca-certificates, or set ca_file")
+        ca_file = Path(found)
+    try:
+        return ca_file.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"ca_file {ca_file}: {error.strerror}") from None

@@ -1,0 +1,39 @@
+"""Fixtures of the upstream tests: one service elsewhere and one host for a module, both real processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.upstream.world import Authority, Elsewhere, ServingHost, upstream_table
+
+
+@pytest.fixture(scope="module")
+def module_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("upstream")
+
+
+@pytest.fixture(scope="module")
+def authority(module_dir: Path) -> Authority:
+    return Authority(module_dir)
+
+
+@pytest.fixture(scope="module")
+def elsewhere(module_dir: Path, authority: Authority) -> Iterator[Elsewhere]:
+    service = Elsewhere(module_dir, authority.issue())
+    service.start()
+    yield service
+    service.stop()
+
+
+@pytest.fixture(scope="module")
+def serving(module_dir: Path, elsewhere: Elsewhere, authority: Authority) -> Iterator[ServingHost]:
+    key_file = module_dir / "account-key"
+    key_file.write_text(elsewhere.key + "\n")
+    table = upstream_table(elsewhere.endpoint, authority.file, account_key_file=str(key_file))
+    host = ServingHost(module_dir / "host", table)
+    host.start()
+    yield host
+    host.stop()
