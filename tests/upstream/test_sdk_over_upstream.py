@@ -44,7 +44,7 @@ def test_one_host_serves_an_account_elsewhere_and_its_own(serving: ServingHost) 
 
 
 def test_no_secret_is_in_any_log(serving: ServingHost, elsewhere: Elsewhere) -> None:
-    """Issue 5: credentials are never logged and never visible to a guest. Runs last, over what all tests have logged."""
+    """Issue 5: credentials are never logged. Runs last, over what all the programs have made the host say."""
     log = serving.log.read_text()
     assert elsewhere.key not in log
     assert "SharedKey" not in log

@@ -18,8 +18,8 @@ use upstream::connections::Connections;
 use upstream::endpoint::EndpointSettings;
 use upstream::exchange::{Exchange, Sending};
 use upstream::gate::{Sink, Source};
+use upstream::http1::RequestHead;
 use upstream::outcome::{Failure, FailureKind, Head, Outcome};
-use upstream::request::RequestHead;
 
 use crate::codec::{FieldPairs, latin1, text};
 use crate::descriptors::duplicate;
@@ -197,6 +197,7 @@ impl UpstreamClient {
         inline_max: u64,
     ) -> PyResult<UpstreamExchange> {
         let (method, target, fields) = head;
+        let (method, target) = (method.into_bytes(), latin1(&target, "target")?.into_owned());
         let line = |(index, (name, value)): (usize, &(_, _))| -> PyResult<(Vec<u8>, Vec<u8>)> {
             let (name, value): (&pyo3::pybacked::PyBackedStr, &pyo3::pybacked::PyBackedStr) = (name, value);
             let part = format_args!("field {index}").to_string();

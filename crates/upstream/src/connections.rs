@@ -3,22 +3,36 @@
 //! How many there may be at once is the control plane's to decide: it admits requests.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
-use hyper::client::conn::http1::SendRequest;
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, ReadBuf};
 
-use crate::endpoint::{Dialer, EndpointSettings};
+use crate::endpoint::{Dialer, Duplex, EndpointSettings};
 use crate::outcome::Failure;
-use crate::request::Content;
 
 /// A connection in use.
 pub(crate) struct Connection {
-    pub(crate) sender: SendRequest<Content>,
+    pub(crate) stream: Box<dyn Duplex>,
+    /// Received and not yet used.
+    pub(crate) buffer: BytesMut,
     born: Instant,
     pub(crate) reused: bool,
     _open: Open,
+}
+
+impl Connection {
+    /// Tells whether an idle connection is still silent: whatever comes now, its end included, answers nothing of ours.
+    fn is_silent(&mut self) -> bool {
+        let mut byte = [0];
+        let mut context = Context::from_waker(Waker::noop());
+        let read = Pin::new(&mut self.stream).poll_read(&mut context, &mut ReadBuf::new(&mut byte));
+        self.buffer.is_empty() && read.is_pending()
+    }
 }
 
 /// Counts a connection as open as long as it lives.
@@ -83,7 +97,7 @@ impl Connections {
     pub(crate) async fn acquire(&self) -> Result<Connection, Failure> {
         let idle = {
             let mut idle = self.lock();
-            idle.retain(|(connection, since)| self.is_usable(connection, *since));
+            idle.retain_mut(|(connection, since)| self.is_usable(connection, *since));
             idle.pop()
         };
         match idle {
@@ -94,26 +108,23 @@ impl Connections {
 
     /// Makes a connection.
     pub(crate) async fn dial(&self) -> Result<Connection, Failure> {
-        let sender = self.dialer.dial().await?;
+        let stream = self.dialer.dial().await?;
         self.dialed.fetch_add(1, Ordering::Relaxed);
-        Ok(Connection { sender, born: Instant::now(), reused: false, _open: Open::new(&self.open) })
+        Ok(Connection {
+            stream,
+            buffer: BytesMut::new(),
+            born: Instant::now(),
+            reused: false,
+            _open: Open::new(&self.open),
+        })
     }
 
-    fn is_usable(&self, connection: &Connection, idle_since: Instant) -> bool {
-        !connection.sender.is_closed()
-            && idle_since.elapsed() < self.idle_timeout
-            && connection.born.elapsed() < self.age_max
+    fn is_usable(&self, connection: &mut Connection, idle_since: Instant) -> bool {
+        connection.is_silent() && idle_since.elapsed() < self.idle_timeout && connection.born.elapsed() < self.age_max
     }
 
-    /// Keeps a connection for the next request once the peer is ready for one; drops it if it is not.
-    pub(crate) async fn release(&self, mut connection: Connection) {
-        let ready = tokio::time::timeout(Duration::from_secs(1), connection.sender.ready()).await;
-        if matches!(ready, Ok(Ok(()))) && connection.born.elapsed() < self.age_max {
-            self.put(connection);
-        }
-    }
-
-    fn put(&self, connection: Connection) {
+    /// Keeps a connection for the next request.
+    pub(crate) fn release(&self, connection: Connection) {
         let mut idle = self.lock();
         if idle.len() >= self.idle_max {
             idle.remove(0);
@@ -127,14 +138,14 @@ impl Connections {
         loop {
             let idle = {
                 let mut idle = self.lock();
-                idle.retain(|(connection, since)| self.is_usable(connection, *since));
+                idle.retain_mut(|(connection, since)| self.is_usable(connection, *since));
                 idle.len()
             };
             if idle >= count.min(self.idle_max) {
                 return Ok(made);
             }
             let connection = self.dial().await?;
-            self.put(connection);
+            self.release(connection);
             made += 1;
         }
     }

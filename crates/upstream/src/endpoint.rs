@@ -4,8 +4,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -15,7 +13,6 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::outcome::{Failure, FailureKind};
-use crate::request::Content;
 
 /// What the control plane says about an endpoint.
 pub struct EndpointSettings {
@@ -45,7 +42,8 @@ pub(crate) struct Dialer {
     connect_timeout: Duration,
 }
 
-trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+/// A connection's bytes, encrypted or not.
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 impl Dialer {
@@ -61,16 +59,11 @@ impl Dialer {
         Ok(Self { host: settings.host.clone(), port: settings.port, tls, connect_timeout: settings.connect_timeout })
     }
 
-    /// Makes a connection and serves it in a task of its own until its sender is dropped.
-    pub(crate) async fn dial(&self) -> Result<http1::SendRequest<Content>, Failure> {
+    /// Makes a connection.
+    pub(crate) async fn dial(&self) -> Result<Box<dyn Duplex>, Failure> {
         let late =
             |_| Failure::new(FailureKind::Unreachable, format!("no connection within {:?}", self.connect_timeout));
-        let stream = timeout(self.connect_timeout, self.connect()).await.map_err(late)??;
-        let handshake = http1::Builder::new().max_headers(256).handshake(TokioIo::new(stream)).await;
-        let (sender, connection) = handshake.map_err(|error| Failure::new(FailureKind::Unreachable, error))?;
-        // Its errors are those of the exchanges on it.
-        tokio::spawn(async { drop(connection.await) });
-        Ok(sender)
+        timeout(self.connect_timeout, self.connect()).await.map_err(late)?
     }
 
     async fn connect(&self) -> Result<Box<dyn Duplex>, Failure> {

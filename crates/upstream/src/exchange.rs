@@ -1,25 +1,30 @@
 //! One request and its answer: sent on a connection, the content read in the steps the control plane asks for.
 
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body::Body as _;
-use hyper::body::Incoming;
-use hyper::{Request, Response};
+use bytes::BytesMut;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use crate::connections::{Connection, Connections};
 use crate::gate::{Gate, Sink, Source};
+use crate::http1::{self, AnswerHead, Framing, RequestHead};
 use crate::outcome::{Failure, FailureKind, Head};
-use crate::request::{self, Content, RequestHead};
+
+/// Content copied at a time: eight TLS records, small enough to stay in a core's cache until it is encrypted.
+const BLOCK_SIZE: u64 = 128 * 1024;
+
+/// How long a peer that does not take the rest of a request may still answer why.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// The content of an answer that has not been read to its end, and the connection it comes on.
 struct Reading {
-    body: Incoming,
-    rest: Bytes,
     connection: Connection,
+    framing: Framing,
+    keep_alive: bool,
 }
 
 /// What is to be sent.
@@ -41,19 +46,15 @@ pub struct Sending {
 /// One request and its answer.
 pub struct Exchange {
     connections: Arc<Connections>,
-    gate: Arc<Gate>,
+    gate: Gate,
     reading: tokio::sync::Mutex<Option<Reading>>,
     task: Mutex<Option<AbortHandle>>,
 }
 
-fn truncated(text: impl ToString) -> Failure {
-    Failure::new(FailureKind::Truncated, text)
-}
-
 impl Exchange {
     pub(crate) fn new(connections: Arc<Connections>) -> Self {
-        let gate = Arc::new(Gate::default());
-        Self { connections, gate, reading: tokio::sync::Mutex::new(None), task: Mutex::new(None) }
+        let (gate, task) = (Gate::default(), Mutex::default());
+        Self { connections, gate, reading: tokio::sync::Mutex::new(None), task }
     }
 
     pub(crate) fn runs_as(&self, task: AbortHandle) {
@@ -73,37 +74,74 @@ impl Exchange {
 
     /// Sends the request and waits for the answer's head.
     pub(crate) async fn send(&self, sending: Sending) -> Result<Head, Failure> {
-        let Sending { head, source, at, length, timeout: limit, inline_max } = sending;
-        let request = request::build(&head, Content::new(source, Arc::clone(&self.gate), at, length))?;
+        let limit = sending.timeout;
         let late = |_| Failure::new(FailureKind::Broken, format!("no answer within {limit:?}"));
-        let (response, connection) = timeout(limit, self.exchange(request)).await.map_err(late)??;
-        let reused = connection.reused;
-        let status = response.status().as_u16();
-        let fields = fields_of(&response);
-        let length = response.body().size_hint().exact();
-        let reading = Reading { body: response.into_body(), rest: Bytes::new(), connection };
+        let (answer, connection, sent) = timeout(limit, self.exchange(&sending)).await.map_err(late)??;
+        let AnswerHead { status, fields, framing, keep_alive } = answer;
+        let (reused, length) = (connection.reused, framing.length());
         let mut place = self.reading.lock().await;
-        *place = Some(reading);
+        *place = Some(Reading { connection, framing, keep_alive: keep_alive && sent });
         let content = match length {
-            Some(length) if length <= inline_max => Some(self.read_from(&mut place, length as usize).await?),
+            Some(length) if length <= sending.inline_max => Some(self.read_from(&mut place, length as usize).await?),
             _ => None,
         };
         Ok(Head { status, fields, length, content, reused })
     }
 
-    /// Sends on an idle connection or a new one; what a closing connection did not take at all goes to the next.
-    async fn exchange(&self, mut request: Request<Content>) -> Result<(Response<Incoming>, Connection), Failure> {
+    /// Sends on an idle connection or a new one; tells whether all of it went out.
+    async fn exchange(&self, sending: &Sending) -> Result<(AnswerHead, Connection, bool), Failure> {
+        let head = sending.head.encode()?;
         loop {
             let mut connection = self.connections.acquire().await?;
-            match connection.sender.try_send_request(request).await {
-                Ok(response) => return Ok((response, connection)),
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) if connection.reused => request = unsent,
-                    Some(_) => return Err(Failure::new(FailureKind::Unreachable, error.error())),
-                    None => return Err(Failure::new(FailureKind::Broken, describe(error.error()))),
-                },
+            // A kept connection may have ended meanwhile. One that takes no byte has not carried the request.
+            match connection.stream.write(&head).await {
+                Ok(written) if written > 0 => {
+                    let (answer, sent) = self.converse(&mut connection, &head[written..], sending).await?;
+                    return Ok((answer, connection, sent));
+                }
+                _ if connection.reused => {}
+                Ok(_) => return Err(Failure::new(FailureKind::Unreachable, "the connection takes nothing")),
+                Err(error) => return Err(Failure::new(FailureKind::Unreachable, error)),
             }
         }
+    }
+
+    /// Writes the rest of the request while waiting for the answer, which may come before all is written.
+    async fn converse(
+        &self,
+        connection: &mut Connection,
+        rest: &[u8],
+        sending: &Sending,
+    ) -> Result<(AnswerHead, bool), Failure> {
+        let (mut reader, writer) = tokio::io::split(&mut connection.stream);
+        let answer = http1::read_head(&mut reader, &mut connection.buffer, &sending.head.method);
+        let write = self.write(writer, rest, sending);
+        tokio::pin!(answer, write);
+        tokio::select! {
+            answer = &mut answer => Ok((answer?, false)),
+            written = &mut write => match written {
+                Ok(()) => Ok((answer.await?, true)),
+                Err(error) => match timeout(LAST_WORD, answer).await {
+                    Ok(Ok(answer)) => Ok((answer, false)),
+                    _ => Err(Failure::new(FailureKind::Broken, format!("sending: {error}"))),
+                },
+            },
+        }
+    }
+
+    async fn write(&self, mut writer: impl AsyncWrite + Unpin, rest: &[u8], sending: &Sending) -> io::Result<()> {
+        writer.write_all(rest).await?;
+        if let Some(source) = &sending.source {
+            let mut block = vec![0; BLOCK_SIZE.min(sending.length) as usize];
+            let (mut at, end) = (sending.at, sending.at + sending.length);
+            while at < end {
+                let part = &mut block[..BLOCK_SIZE.min(end - at) as usize];
+                self.gate.pass(|| source.read(at, part))?;
+                writer.write_all(part).await?;
+                at += part.len() as u64;
+            }
+        }
+        writer.flush().await
     }
 
     /// Reads up to `limit` bytes of content to private memory; fewer only at the end.
@@ -131,63 +169,35 @@ impl Exchange {
         &self,
         place: &mut Option<Reading>,
         length: u64,
-        mut put: impl FnMut(u64, &[u8]) -> std::io::Result<()>,
+        mut put: impl FnMut(u64, &[u8]) -> io::Result<()>,
     ) -> Result<u64, Failure> {
         let Some(reading) = place.as_mut() else { return Ok(0) };
         let mut done = 0;
         while done < length {
-            if reading.rest.is_empty() {
-                match self.next_block(&mut reading.body).await? {
-                    Some(block) => reading.rest = block,
-                    None => break,
-                }
-            }
-            let block = reading.rest.split_to(reading.rest.len().min((length - done) as usize));
+            let Some(block) = self.next_block(reading, length - done).await? else { break };
             put(done, &block).map_err(|error| Failure::new(FailureKind::Local, error))?;
             done += block.len() as u64;
         }
-        if reading.rest.is_empty() && reading.body.is_end_stream() {
+        if reading.framing == Framing::Length(0) {
             self.finish(place);
         }
         Ok(done)
     }
 
-    async fn next_block(&self, body: &mut Incoming) -> Result<Option<Bytes>, Failure> {
-        let limit = self.connections.stall_timeout;
-        loop {
-            let next = std::future::poll_fn(|context| std::pin::Pin::new(&mut *body).poll_frame(context));
-            let late = |_| truncated(format!("no content for {limit:?}"));
-            match timeout(limit, next).await.map_err(late)? {
-                None => return Ok(None),
-                Some(Err(error)) => return Err(truncated(describe(&error))),
-                // A trailer is no content.
-                Some(Ok(frame)) => {
-                    if let Ok(block) = frame.into_data() {
-                        return Ok(Some(block));
-                    }
-                }
-            }
-        }
+    async fn next_block(&self, reading: &mut Reading, limit: u64) -> Result<Option<BytesMut>, Failure> {
+        let stall = self.connections.stall_timeout;
+        let Connection { stream, buffer, .. } = &mut reading.connection;
+        let next = http1::read_content(stream, buffer, &mut reading.framing, limit);
+        let late = |_| Failure::new(FailureKind::Truncated, format!("no content for {stall:?}"));
+        timeout(stall, next).await.map_err(late)?
     }
 
-    /// The content has been read to its end: the connection is for the next request.
+    /// The content has been read to its end: the connection is for the next request, if it can carry one.
     fn finish(&self, place: &mut Option<Reading>) {
-        if let Some(reading) = place.take() {
-            let connections = Arc::clone(&self.connections);
-            tokio::spawn(async move { connections.release(reading.connection).await });
+        if let Some(reading) = place.take()
+            && reading.keep_alive
+        {
+            self.connections.release(reading.connection);
         }
-    }
-}
-
-fn fields_of(response: &Response<Incoming>) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let fields = response.headers().iter();
-    fields.map(|(name, value)| (name.as_str().as_bytes().to_vec(), value.as_bytes().to_vec())).collect()
-}
-
-/// Says an error with its cause, which hyper's own text leaves out.
-fn describe(error: &hyper::Error) -> String {
-    match std::error::Error::source(error) {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
     }
 }

@@ -11,5 +11,5 @@ pub mod connections;
 pub mod endpoint;
 pub mod exchange;
 pub mod gate;
+pub mod http1;
 pub mod outcome;
-pub mod request;

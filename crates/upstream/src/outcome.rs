@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::http1::Fields;
 use rustix::event::{EventfdFlags, eventfd};
 
 /// What is known about a request that failed.
@@ -44,8 +45,8 @@ impl Failure {
 pub struct Head {
     /// HTTP status.
     pub status: u16,
-    /// Names in lower case and values, in order.
-    pub fields: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Names as they came and values, in order.
+    pub fields: Fields,
     /// Length of the content if the answer says so.
     pub length: Option<u64>,
     /// The whole content if it was small enough; then the exchange is over.

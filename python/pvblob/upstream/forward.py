@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from pvblob.blobs.auth import Rejection
-from pvblob.http import Fields, Request
+from pvblob.http import METADATA_NAMES, Fields, Request
 from pvblob.upstream.credentials import strip_guests_credential
 from pvblob.upstream.endpoint import EndpointUrl, target_at, url_at
 
@@ -56,6 +56,7 @@ def forwarded(request: Request, endpoint: EndpointUrl, account: str, size_bytes:
     if named:
         dropped = dropped | {name.strip().lower() for name in named.split(",")}
     pairs = [(name, value) for name, value in fields.pairs() if name not in dropped]
+    pairs = [pair for pair in pairs if not pair[0].startswith("pvblob-") or pair[0] == METADATA_NAMES]
     pairs.append(("host", endpoint.authority))
     if size_bytes or request.method in _WITH_CONTENT:
         pairs.append(("content-length", str(size_bytes)))
