@@ -1,4 +1,4 @@
-"""What a guest's request becomes on its way elsewhere: every byte kept, but what is of one connection or one sender.
+"""What a guest's request becomes on its way elsewhere: all bytes kept, but what is of one connection or sender."""
 
 from __future__ import annotations
 

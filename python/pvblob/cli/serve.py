@@ -25,6 +25,7 @@ from pvblob.errors import SettingsError
 if TYPE_CHECKING:
     from pvblob.blobs.auth.gate import CredentialGate
     from pvblob.http import Backend
+    from pvblob.upstream.accounts import Accounts
     from pvblob.vsp.guard import Guard
     from pvblob.vsp.host import Host
     from pvblob.vsp.policy_file import LoadedPolicy
@@ -118,14 +119,28 @@ async def serve(settings: HostSettings, *, as_json: bool = False) -> None:
         except OSError as error:
             raise SettingsError(f"store {settings.store}: {error.strerror or error}") from error
         stack.callback(service.close)
-        backend = await _with_upstream(settings, service, stack)
-        guard = _guard(settings, backend, loaded)
+        accounts = await _open_accounts(settings, stack)
+        guard = _guard(settings, accounts.router(service) if accounts else service, loaded)
         url = await _start_http(settings, guard, stack)
         host = await _start_host(settings, guard, loaded, stack)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, settings, host)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, settings, host, accounts)
         _announce(settings, url, as_json=as_json)
         await stopped.wait()
         log.info("stopping")
+
+
+async def _open_accounts(settings: HostSettings, stack: AsyncExitStack) -> Accounts | None:
+    """Return the accounts elsewhere, open until *stack* ends; None when there are none. Raises SettingsError."""
+    if not settings.upstream:
+        return None
+    from pvblob.cli.upstream import account_settings
+    from pvblob.upstream.accounts import Accounts
+
+    tables = [account_settings(table) for table in settings.upstream]
+    accounts = Accounts(tables, connections_max=settings.upstream_connections_max)
+    stack.push_async_callback(accounts.close)
+    await accounts.open()
+    return accounts
 
 
 def _load_policy(settings: HostSettings) -> LoadedPolicy:
@@ -154,10 +169,14 @@ def _gate(settings: HostSettings) -> CredentialGate:
     return CredentialGate({**built_in, **settings.account_keys})
 
 
-def _reload(settings: HostSettings, host: Host) -> None:
-    """Read the policy file again; a broken one is logged and changes nothing."""
+def _reload(settings: HostSettings, host: Host, accounts: Accounts | None) -> None:
+    """Read secrets and the policy file again; a broken policy is logged and changes nothing."""
+    if accounts is not None:
+        accounts.look_again()
+        log.warning("the secrets of %d accounts elsewhere are read again", len(accounts.backends))
     if settings.policy is None:
-        log.warning("SIGHUP: there is no policy file to read again")
+        if accounts is None:
+            log.warning("SIGHUP: there is no policy file to read again")
         return
     try:
         loaded = _load_policy(settings)
@@ -185,23 +204,6 @@ async def _start_host(settings: HostSettings, guard: Guard, loaded: LoadedPolicy
         raise SettingsError(f"socket {settings.socket}: {error.strerror or error}") from error
     stack.push_async_callback(host.stop)
     return host
-
-
-async def _with_upstream(settings: HostSettings, service: Backend, stack: AsyncExitStack) -> Backend:
-    """Return *service*, or a router that serves the accounts elsewhere too. Raises SettingsError."""
-    if not settings.upstream:
-        return service
-    from pvblob.cli.upstream import account_settings
-    from pvblob.upstream.accounts import Accounts
-    from pvblob.upstream.router import AccountRouter
-
-    accounts = Accounts(
-        [account_settings(table) for table in settings.upstream], connections_max=settings.upstream_connections_max
-    )
-    stack.push_async_callback(accounts.close)
-    await accounts.open()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, accounts.look_again)
-    return AccountRouter(accounts.backends, service)
 
 
 def _tls_of(settings: HostSettings) -> ssl.SSLContext | None:

@@ -17,12 +17,14 @@ from typing import Literal
 
 from pvblob import _native
 from pvblob.errors import SettingsError
+from pvblob.http import Backend
 from pvblob.upstream.attempts import Attempts, Location
 from pvblob.upstream.azure import AzureUpstream
 from pvblob.upstream.budget import Budget
 from pvblob.upstream.credentials import Anonymous, Credential, PassThrough, SharedAccessSignature, SharedKey
 from pvblob.upstream.downloads import Cutting
 from pvblob.upstream.endpoint import EndpointUrl
+from pvblob.upstream.router import AccountRouter
 from pvblob.upstream.secrets import Secret, SecretFile, SecretVariable
 from pvblob.upstream.transport import Transport, TransportFailure
 from pvblob.upstream.uploads import Spool
@@ -100,6 +102,10 @@ class Accounts:
             await asyncio.wait(self._tasks)
         self._tasks.clear()
         await self._closing.aclose()
+
+    def router(self, others: Backend) -> AccountRouter:
+        """Return the backend that serves these accounts, and leaves every other one to *others*."""
+        return AccountRouter(self.backends, others)
 
     def look_again(self) -> None:
         """Read every secret again at its next use."""
