@@ -30,7 +30,7 @@ from pvblob.cli.fleet.page_cache import drop_page_cache
 from pvblob.cli.fleet.workers.contract import Address, Task
 
 # So many clients connect and warm up at once; a thousand at the same moment would time out on a slow machine.
-WAVE = 50
+WAVE = 25
 
 
 class Plan(NamedTuple):

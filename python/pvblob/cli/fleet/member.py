@@ -12,7 +12,7 @@ import select
 import socket
 import struct
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import cycle
 from mmap import mmap
 from time import monotonic_ns
@@ -100,13 +100,12 @@ class Member:
         worker = self._at_work(order.task)
         calls, places = worker.calls(), self._places(worker, order)
         self._check_reads(worker, calls, places, order)
-        batches = _in_batches(places, order.task.in_flight) if order.task.in_flight > 1 else None
         pairs = [(calls[slot], offset) for slot, offset in places]
         gc.collect()
         wire.send(self._orders, ("ready", None))
         deadline_ns = self._start.wait(self._orders)
-        if batches is not None:
-            result = _work_in_batches(worker, batches, deadline_ns)
+        if order.task.in_flight > 1:
+            result = _work_on_many(worker, places, deadline_ns)
         else:
             result = _work(pairs if order.seconds == 0 else cycle(pairs), deadline_ns)
         if isinstance(worker, WritingWorker) and order.read_back:
@@ -133,7 +132,8 @@ class Member:
         if order.seconds == 0:
             return self._corpus.share(task.block_bytes, task.clients, self._number, turn=order.turn)
         count = max(PLACES_MIN, PLACES_MAX // task.clients)
-        return self._corpus.sample(task.block_bytes, count, turn=f"{order.turn}/{self._number}")
+        places = self._corpus.sample(task.block_bytes, count, turn=f"{order.turn}/{self._number}")
+        return places if task.in_flight == 1 else _in_runs(places, task.in_flight)
 
     def _check_reads(self, worker: Worker, calls: Sequence[Call], places: list[tuple[int, int]], order: Order) -> None:
         """Compare with the checksums what comes back, which also connects and touches what the reads will use."""
@@ -151,15 +151,15 @@ class Member:
             if content is not None:
                 checker.check(content, slot, offset)
         if task.in_flight > 1:
-            for blob, offsets in _in_batches(places[:CHECKED_PLACES], task.in_flight):
-                for offset, content in worker.batch(blob, offsets):
-                    checker.check(content, blob, offset)
+            checked = places[:CHECKED_PLACES]
+            for position, content in worker.many(iter(checked)):
+                checker.check(content, *checked[position])
 
 
-def _in_batches(places: list[tuple[int, int]], size: int) -> list[tuple[int, list[int]]]:
-    """Return (blob, offsets) of whole batches: each takes the blob of its first place, for every path the same."""
-    groups = [places[start : start + size] for start in range(0, len(places) - size + 1, size)]
-    return [(group[0][0], [offset for _, offset in group]) for group in groups]
+def _in_runs(places: list[tuple[int, int]], size: int) -> list[tuple[int, int]]:
+    """Return whole runs of *size* places, each in the blob of its first: a call asks for ranges of one object."""
+    runs = [places[start : start + size] for start in range(0, len(places) - size + 1, size)]
+    return [(run[0][0], offset) for run in runs for _, offset in run]
 
 
 def _work(pairs: Iterable[tuple[Call, int]], deadline_ns: int) -> Result:
@@ -178,17 +178,20 @@ def _work(pairs: Iterable[tuple[Call, int]], deadline_ns: int) -> Result:
     return Result(before, own_cpu_s() - cpu_before, len(latencies), latency.count(latencies))
 
 
-def _work_in_batches(worker: Worker, batches: list[tuple[int, list[int]]], deadline_ns: int) -> Result:
-    """Do one batch after the other until the deadline has passed; a request's latency counts from its batch's start."""
-    latencies = array("q")
-    record = latencies.append
+def _work_on_many(worker: Worker, places: list[tuple[int, int]], deadline_ns: int) -> Result:
+    """Keep several requests in flight until the deadline has passed, then let them end."""
+    latencies, began = array("q"), array("q")
+    record, begin = latencies.append, began.append
+
+    def taken() -> Iterator[tuple[int, int]]:
+        for place in cycle(places):
+            now = monotonic_ns()
+            if now >= deadline_ns:
+                return
+            begin(now)
+            yield place
+
     cpu_before = own_cpu_s()
-    after = monotonic_ns()
-    for blob, offsets in cycle(batches):
-        before = after
-        for _ in worker.batch(blob, offsets):
-            after = monotonic_ns()
-            record(after - before)
-        if after >= deadline_ns:
-            break
-    return Result(after, own_cpu_s() - cpu_before, len(latencies), latency.count(latencies))
+    for position, _ in worker.many(taken()):
+        record(monotonic_ns() - began[position])
+    return Result(monotonic_ns(), own_cpu_s() - cpu_before, len(latencies), latency.count(latencies))

@@ -106,9 +106,12 @@ def _whole_read() -> Scenario:
 
 
 def _latency() -> Scenario:
-    paths = _reads("limit", "limit-blocking", "channel", "channel-inplace", "http-raw", "http-obstore")
-    about = "One client reads 4 KiB, one request at a time."
-    return Scenario("latency", "Latency of 4 KiB", about, "p50_us", [Heat(paths, [Shape(1, SMALL)], _HOST)])
+    polling_off = [READ_PATHS["channel"].on("host-polling-off", "polling-off")]
+    ours, peers = _reads("limit", "limit-blocking", "channel", "channel-inplace"), _reads("http-raw", "http-obstore")
+    hosts = _HOST | {"host-polling-off": HostPlan(environment={"PVBLOB_POLLING": "false"})}
+    about = "One client reads 4 KiB, one request at a time; with a core to spare for spinning, and without spinning."
+    heat = Heat([*ours, *polling_off, *peers], [Shape(1, SMALL)], hosts)
+    return Scenario("latency", "Latency of 4 KiB", about, "p50_us", [heat])
 
 
 def _iops() -> Scenario:

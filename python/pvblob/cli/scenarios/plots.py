@@ -2,7 +2,7 @@
 
 Written here, in a hundred lines, because what is needed is bars: matplotlib would be a hundred times the size of
 pvblob, and libraries that write SVG themselves add scripts and random ids that repositories do not show or diff badly
-(docs/decisions/0003-plots.md). The same rows give the same bytes.
+(docs/decisions/0005-plots.md). The same rows give the same bytes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from html import escape
 
 from pvblob.cli.scenarios.rows import Row
-from pvblob.cli.scenarios.tables import StageRows, path_text, stages
+from pvblob.cli.scenarios.tables import StageRows, absent_text, path_text, stages
 
 WIDTH = 860
 LABELS = 210
@@ -57,7 +57,7 @@ def _bar(row: Row, top: int, most: float) -> list[str]:
     if value is None or row.min is None or row.max is None or not most:
         return [
             *parts,
-            _text(LABELS, middle, "failed" if row.failed else row.absent or "not measured", 'fill="#6e7781"'),
+            _text(LABELS, middle, absent_text(row), 'fill="#6e7781"'),
         ]
     scale = (WIDTH - LABELS - FIGURES) / most
     low, high, center = LABELS + row.min * scale, LABELS + row.max * scale, top + BAR / 2

@@ -59,8 +59,12 @@ class Worker:
         """Return the bytes a call brought, None when it brings none."""
         return memoryview(result)  # type: ignore[arg-type]
 
-    def batch(self, blob: int, offsets: Sequence[int]) -> Iterator[tuple[int, Buffer]]:
-        """Have all these ranges of a blob in flight at once; yield (offset, bytes) as they come."""
+    def many(self, places: Iterator[tuple[int, int]]) -> Iterator[tuple[int, Buffer]]:
+        """Read all (blob, offset) with several in flight; yield (place number, its bytes) as they come.
+
+        A place is taken from *places* when its request is sent, and numbered in that order. Runs of `in_flight` places
+        are of one blob.
+        """
         raise NotImplementedError(f"{type(self).__name__} has one request in flight")
 
     def close(self) -> None:

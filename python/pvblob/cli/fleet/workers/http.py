@@ -68,13 +68,14 @@ class Get(Worker):
         self._connections = [
             Connection(address.url, bytearray(task.block_bytes + HEAD_BYTES_MAX)) for _ in range(task.in_flight)
         ]
+        self._heads = [_head(blob) for blob in range(task.blobs)]
 
     def calls(self) -> Sequence[Call]:
         """Return a GET for each blob."""
         return [self._get(blob) for blob in range(self.task.blobs)]
 
     def _get(self, blob: int) -> Call:
-        connection, size_bytes, head = self._connections[0], self.task.block_bytes, _head(blob)
+        connection, size_bytes, head = self._connections[0], self.task.block_bytes, self._heads[blob]
 
         def call(offset: int) -> memoryview:
             connection.send(head % (offset, offset + size_bytes - 1))
@@ -82,13 +83,19 @@ class Get(Worker):
 
         return call
 
-    def batch(self, blob: int, offsets: Sequence[int]) -> Iterator[tuple[int, Buffer]]:
-        """Send a request over each connection; yield the responses in that order."""
-        size_bytes, head = self.task.block_bytes, _head(blob)
-        for connection, offset in zip(self._connections, offsets, strict=True):
-            connection.send(head % (offset, offset + size_bytes - 1))
-        for connection, offset in zip(self._connections, offsets, strict=True):
-            yield offset, connection.response(size_bytes, b"206")
+    def many(self, places: Iterator[tuple[int, int]]) -> Iterator[tuple[int, Buffer]]:
+        """Send a request over each connection, then receive over each, again and again."""
+        size_bytes, position = self.task.block_bytes, 0
+        while True:
+            busy = []
+            for connection, (blob, offset) in zip(self._connections, places, strict=False):
+                connection.send(self._heads[blob] % (offset, offset + size_bytes - 1))
+                busy.append(connection)
+            for connection in busy:
+                yield position, connection.response(size_bytes, b"206")
+                position += 1
+            if len(busy) < len(self._connections):
+                return
 
     def close(self) -> None:
         """Close the connections."""

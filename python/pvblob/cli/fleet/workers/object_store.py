@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import obstore
@@ -50,11 +51,15 @@ class Get(Worker):
 
         return call
 
-    def batch(self, blob: int, offsets: Sequence[int]) -> Iterator[tuple[int, Buffer]]:
-        """Ask for all ranges in one call; they come together."""
-        sizes = [self.task.block_bytes] * len(offsets)
-        found = obstore.get_ranges(self._store, name(blob), starts=list(offsets), lengths=sizes, coalesce=0)
-        yield from zip(offsets, found, strict=True)
+    def many(self, places: Iterator[tuple[int, int]]) -> Iterator[tuple[int, Buffer]]:
+        """Ask for a run of ranges in one call; they come together."""
+        position = 0
+        while taken := list(islice(places, self.task.in_flight)):
+            starts, sizes = [offset for _, offset in taken], [self.task.block_bytes] * len(taken)
+            path = name(taken[0][0])
+            for found in obstore.get_ranges(self._store, path, starts=starts, lengths=sizes, coalesce=0):
+                yield position, found
+                position += 1
 
 
 class Put(WritingWorker):
