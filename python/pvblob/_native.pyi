@@ -283,7 +283,6 @@ class HostPage:
 
     def __new__(cls) -> HostPage: ...
     def fileno(self) -> int: ...
-    def set_polling_us(self, polling_us: int) -> None: ...
 
 @final
 class HostRequest:
@@ -347,9 +346,22 @@ class HostEngine:
     """The host's data plane: workers that serve rings, fillers that read files, a queue to the control plane."""
 
     def __new__(
-        cls, workers: int, fillers: int, offload_entries_max: int = 0, *, stallable: bool = False
+        cls,
+        workers: int,
+        fillers: int,
+        offload_entries_max: int = 0,
+        *,
+        spinners_max: int = 0,
+        spin_us: int = 0,
+        stallable: bool = False,
     ) -> HostEngine:
-        """Start the threads. offload_entries_max: 0 takes no entry.  stallable: `stall` and `resume` work (tests)."""
+        """Start the threads.
+
+        offload_entries_max: 0 takes no entry.  spinners_max: how many threads, guests' and workers' together, may spin
+        while they wait, each for *spin_us* at most before it sleeps (design §6).  stallable: `stall` and `resume` work
+        (tests).
+        """
+
 
     def fileno(self) -> int:
         """Return the descriptor that is readable while events wait."""
@@ -362,6 +374,7 @@ class HostEngine:
         self,
         key: int,
         memory: GuestMemory,
+        host_page: HostPage,
         pfns: Sequence[int],
         downstream: int,
         requests_max: int,
@@ -369,6 +382,7 @@ class HostEngine:
     ) -> tuple[int, int]:
         """Open a channel on rings in these pages; return (eventfd, socket) for the guest, the caller's to close.
 
+        host_page: where its guest reads whether it may poll now.
         scope: the policy scope whose offload entries answer its requests; None: none do.
         """
 

@@ -5,11 +5,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use blobdev::bhttp;
 use blobdev::vsp::channel::{SharedGuestMemory, Terms};
-use blobdev::vsp::engine::{Engine, OpenError, Sizes};
+use blobdev::vsp::engine::{Engine, GuestSide, OpenError, Sizes};
 use blobdev::vsp::events::Event;
 use blobdev::vsp::faults::StallingReader;
 use blobdev::vsp::files::{Reader, SystemReader};
 use blobdev::vsp::offload::entry::{Entry, Pin};
+use blobdev::vsp::polling::PollingLimits;
 use blobdev::vsp::request::HostRequest as Inner;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -73,7 +74,7 @@ impl GuestMemory {
 /// The page a guest can only read: its polling grant.
 #[pyclass(frozen, module = "pvblob._native")]
 pub(crate) struct HostPage {
-    page: Region,
+    page: Arc<Region>,
     fd: OwnedFd,
 }
 
@@ -82,16 +83,11 @@ impl HostPage {
     #[new]
     fn new() -> PyResult<Self> {
         let (page, fd) = Region::create_host_page()?;
-        Ok(Self { page, fd })
+        Ok(Self { page: Arc::new(page), fd })
     }
 
     fn fileno(&self) -> i32 {
         self.fd.as_raw_fd()
-    }
-
-    fn set_polling_us(&self, polling_us: u32) {
-        // Relaxed: advice, ordered with nothing.
-        self.page.atomic_u32(0).store(polling_us, std::sync::atomic::Ordering::Relaxed);
     }
 }
 
@@ -113,14 +109,22 @@ impl HostEngine {
 #[pymethods]
 impl HostEngine {
     #[new]
-    #[pyo3(signature = (workers, fillers, offload_entries_max=0, *, stallable=false))]
-    fn new(workers: usize, fillers: usize, offload_entries_max: usize, stallable: bool) -> PyResult<Self> {
+    #[pyo3(signature = (workers, fillers, offload_entries_max=0, *, spinners_max=0, spin_us=0, stallable=false))]
+    fn new(
+        workers: usize,
+        fillers: usize,
+        offload_entries_max: usize,
+        spinners_max: usize,
+        spin_us: u32,
+        stallable: bool,
+    ) -> PyResult<Self> {
         let stalling = stallable.then(|| Arc::new(StallingReader::default()));
         let reader: Arc<dyn Reader> = match &stalling {
             Some(stalling) => Arc::clone(stalling) as _,
             None => Arc::new(SystemReader),
         };
-        let engine = Engine::start(Sizes { workers, fillers, offload_entries_max }, reader)?;
+        let polling = PollingLimits { spinners_max, spin_us };
+        let engine = Engine::start(Sizes { workers, fillers, offload_entries_max, polling }, reader)?;
         Ok(Self { engine, stalling })
     }
 
@@ -149,17 +153,19 @@ impl HostEngine {
     }
 
     /// Opens a channel; returns (eventfd, socket) for the guest, the caller's to close.
-    #[pyo3(signature = (key, memory, pfns, downstream, credits, scope=None))]
+    #[pyo3(signature = (key, memory, host_page, pfns, downstream, credits, scope=None))]
     fn open_channel(
         &self,
         key: u64,
         memory: &GuestMemory,
+        host_page: &HostPage,
         pfns: Vec<u64>,
         downstream: usize,
         credits: usize,
         scope: Option<u64>,
     ) -> PyResult<(i32, i32)> {
-        let opened = self.engine.open_channel(key, &memory.0, &pfns, downstream, Terms { credits, scope });
+        let guest = GuestSide { memory: &memory.0, host_page: Some(&host_page.page) };
+        let opened = self.engine.open_channel(key, guest, &pfns, downstream, Terms { credits, scope });
         let (eventfd, socket) = opened.map_err(|error| match error {
             OpenError::System(error) => PyErr::from(error),
             other => PyValueError::new_err(other.to_string()),

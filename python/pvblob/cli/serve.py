@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 HELP = """Run the host: the service that answers every guest on this machine.
 
 Every setting may also stand in pvblob.toml (or --config FILE) and in the environment as PVBLOB_SOCKET, PVBLOB_STORE,
-PVBLOB_HTTP, PVBLOB_DURABILITY, PVBLOB_POLICY, PVBLOB_SOCKET_MODE, PVBLOB_SOCKET_GROUP, PVBLOB_METRICS. Arguments win
-over the environment, the environment over the file.
+PVBLOB_HTTP, PVBLOB_DURABILITY, PVBLOB_POLICY, PVBLOB_SOCKET_MODE, PVBLOB_SOCKET_GROUP, PVBLOB_METRICS,
+PVBLOB_POLLING. Arguments win over the environment, the environment over the file.
 
 Without a policy file only the host's own user and root are served. docs/operations.md describes the file; SIGHUP reads
 it again.
@@ -83,6 +83,10 @@ def run(
     socket_mode: SocketMode = None,
     socket_group: SocketGroup = None,
     metrics: Metrics = None,
+    polling: Annotated[
+        bool | None,
+        typer.Option("--polling/--no-polling", help="Spin for a moment before sleeping; default: yes, on idle cores."),
+    ] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="Settings file; default: ./pvblob.toml.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Announce readiness as one line of JSON.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what the host does.")] = False,
@@ -102,6 +106,7 @@ def run(
         "socket_mode": socket_mode,
         "socket_group": socket_group,
         "metrics": metrics,
+        "polling": polling,
     }
     asyncio.run(serve(load(arguments, config), as_json=as_json))
 
@@ -197,6 +202,7 @@ async def _start_host(settings: HostSettings, guard: Guard, loaded: LoadedPolicy
         sockets=loaded.sockets,
         socket_mode=settings.socket_mode,
         socket_group=settings.socket_group,
+        polling=settings.polling,
     )
     try:
         await host.start()

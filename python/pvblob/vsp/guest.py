@@ -43,7 +43,6 @@ class Services:
     limits: DeviceLimits
     new_channel_key: Callable[[], int]
     channel_failed: dict[int, Callable[[str], None]]  # by channel key: called when the ring was corrupted
-    polling_granted_us: Callable[[], int]
     peer_log: PeerLog
     disposal: Disposal
 
@@ -128,10 +127,6 @@ class GuestConnection:
             self._services.dispatcher.set_scope(key, self.backend.scope)
         return served
 
-    def grant_polling(self) -> None:
-        """Publish how long this guest may poll before it sleeps (design §6)."""
-        self._host_page.set_polling_us(self._services.polling_granted_us())
-
     @property
     def open_channels(self) -> int:
         """How many channels the guest has open."""
@@ -207,7 +202,6 @@ class GuestConnection:
         response = self._session.answer(message)
         self._send(response)
         if response.supported:
-            self.grant_polling()
             self._send(m.HostPage(PAGE_BYTES), (self._host_page.fileno(),))
 
     def _offer(self) -> None:
@@ -253,6 +247,7 @@ class GuestConnection:
             bell, socket = self._services.engine.open_channel(
                 key,
                 self._memory,
+                self._host_page,
                 gpadl.pfns,
                 message.downstream_page_offset,
                 self.limits.requests_in_flight_max,

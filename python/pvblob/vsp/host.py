@@ -43,6 +43,7 @@ log = logging.getLogger("pvblob.vsp")
 DESCRIPTORS_PER_GUEST = 8
 DESCRIPTORS_RESERVED = 256  # segments, the catalog, the HTTP front's connections
 FEATURES = Features.CANCEL_PACKETS | Features.CONTINUATION | Features.RFC_9292
+# About what a wake-up across cores costs: whoever spins so long in vain has lost no more than a sleep would have cost.
 POLLING_US = 50
 CLOSING_S = 1.0  # what a stopping host waits for the descriptors of its guests to close
 _FULL = "the host's limit of open files allows no more guests; raise it (ulimit -n, LimitNOFILE=) and restart the host"
@@ -65,6 +66,7 @@ class Host:
     lent_bytes_max: how much memory one guest may lend.  workers: threads that take packets and move bytes.
     limits: what is spent on all guests together; None = the defaults of `budget.Limits`.
     offload_entries_max: how many answers the data plane may know by itself; 0: every request goes to Python.
+    polling: whether threads may spin for a moment before they sleep, all together on at most cores - 1 (design §6).
     stallable: tests may stall the reading of files.
     """
 
@@ -83,6 +85,7 @@ class Host:
         workers: int | None = None,
         limits: Limits | None = None,
         offload_entries_max: int = 16384,
+        polling: bool = True,
         stallable: bool = False,
     ) -> None:
         self.peer_log = PeerLog(log)
@@ -93,10 +96,11 @@ class Host:
         self._listeners: dict[Path, Listener] = {}
         self._timeout_s_max = timeout_s_max
         self._limits = _device_limits(timeout_s_max, requests_in_flight_max, lent_bytes_max)
-        self._workers = workers or max(1, os.cpu_count() or 1)
+        self._workers = workers or cores()
         self._budget = limits or Limits()
         threads = self._workers, self._workers
-        self._start_engine = partial(_native.HostEngine, *threads, offload_entries_max, stallable=stallable)
+        polls = {"spinners_max": cores() - 1 if polling else 0, "spin_us": POLLING_US}
+        self._start_engine = partial(_native.HostEngine, *threads, offload_entries_max, stallable=stallable, **polls)
         self._disposal = Disposal()
         self._guests: set[GuestConnection] = set()
         self._keys = itertools.count(1)
@@ -127,7 +131,6 @@ class Host:
             self._limits,
             lambda: next(self._keys),
             self._channel_failed,
-            self._polling_us,
             self.peer_log,
             self._disposal,
         )
@@ -236,7 +239,6 @@ class Host:
             guest = GuestConnection(bus, self._services, backend, self._instance_id, self._forget)
             self._guests.add(guest)
             guest.begin()
-            self._regrant()
 
     def _refuse(self, bus: Bus, who: Guest, reason: str) -> None:
         self.refused += 1
@@ -246,23 +248,12 @@ class Host:
         self._disposal.bus(bus)
 
     def _forget(self, guest: GuestConnection) -> None:
-        if guest in self._guests:
-            self._guests.discard(guest)
-            self._regrant()
+        self._guests.discard(guest)
 
     def _failed(self, channel: int, reason: str) -> None:
         failed = self._channel_failed.get(channel)
         if failed is not None:
             failed(reason)
-
-    # ---- polling grants (design §6): who polls never makes up more than cores - 1
-
-    def _polling_us(self) -> int:
-        return POLLING_US if len(self._guests) <= (os.cpu_count() or 1) - 1 else 0
-
-    def _regrant(self) -> None:
-        for guest in self._guests:
-            guest.grant_polling()
 
 
 def _device_limits(timeout_s_max: float, requests_in_flight_max: int, lent_bytes_max: int) -> DeviceLimits:

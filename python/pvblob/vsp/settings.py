@@ -90,7 +90,8 @@ class HostSettings(BaseSettings):
 
     socket: the control socket guests connect to.  store: directory of the embedded service.  http: `HOST:PORT` of the
     HTTP front, off when None.  durability: "fsync" acknowledges a write when it survives a power cut, "none" when it
-    survives the end of the process.  accounts: account → base64 key, for the HTTP front and for guests in mode
+    survives the end of the process.  polling: whether host and guests may spin for a moment before they sleep, on at
+    most cores - 1.  accounts: account → base64 key, for the HTTP front and for guests in mode
     "verify".  development_account: whether the well-known key opens `devstoreaccount1` there.  policy: the file that
     says who may do what; None serves the host's own user and root.  socket_mode, socket_group: of the control socket.
     metrics: `HOST:PORT` where Prometheus may scrape, off when None.
@@ -106,6 +107,7 @@ class HostSettings(BaseSettings):
     store: Path = Field(default_factory=default_store_path)
     http: str | None = None
     durability: Literal["fsync", "none"] = "fsync"
+    polling: bool = True
     accounts: dict[str, str] = Field(default_factory=dict)
     development_account: bool = True
     policy: Path | None = None

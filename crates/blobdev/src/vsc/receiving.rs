@@ -60,10 +60,11 @@ impl Receiving {
         Self { ring, spin: AdaptiveSpin::default(), scratch: Vec::new(), woken: Vec::new() }
     }
 
-    /// Spins within the grant; true when the ring has data. Leaves the ring masked.
-    fn spin(&mut self, granted_us: u32, deadline: Instant) -> bool {
+    /// Spins while the grant holds; true when the ring has data. Leaves the ring masked.
+    fn spin(&mut self, granted_us: impl Fn() -> u32, deadline: Instant) -> bool {
         self.ring.mask();
-        self.spin.until(granted_us, deadline, || self.ring.has_data())
+        self.spin.until(granted_us(), deadline, || self.ring.has_data() || granted_us() == 0);
+        self.ring.has_data()
     }
 }
 
@@ -165,7 +166,7 @@ impl GuestChannel {
         let deadline = Instant::now() + Duration::from_micros(granted_us.into());
         let mut ready = self.is_ready(waiter, awaited); // another thread may have drained it
         // Others' completions end a spin, not the wait.
-        while !ready && lock(&self.receiving).spin(granted_us, deadline) {
+        while !ready && lock(&self.receiving).spin(|| self.granted_us(), deadline) {
             self.drain_as(Some(waiter), false);
             ready = self.is_ready(waiter, awaited);
         }
@@ -189,9 +190,9 @@ impl GuestChannel {
         loop {
             let leads = self.waiting.enter(waiter, awaited == Awaited::Change);
             if leads {
-                let granted_us = self.granted_us();
-                if !std::mem::replace(&mut has_spun, true) && granted_us > 0 && !self.is_ready(waiter, awaited) {
-                    lock(&self.receiving).spin(granted_us, deadline);
+                let may_spin = !std::mem::replace(&mut has_spun, true) && self.granted_us() > 0;
+                if may_spin && !self.is_ready(waiter, awaited) {
+                    lock(&self.receiving).spin(|| self.granted_us(), deadline);
                 }
                 self.drain_as(Some(waiter), true);
             }

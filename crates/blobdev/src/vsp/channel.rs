@@ -20,6 +20,7 @@ use vmbus::outgoing::OutgoingRing;
 use super::events::{Event, EventQueue};
 use super::intake::Turning;
 use super::offload::responder::Responder;
+use super::polling::Poller;
 use crate::hresult;
 use crate::wire::{DeviceResponse, RESPONSE_SIZE};
 
@@ -50,8 +51,10 @@ pub struct Terms {
 /// What a turn on a channel left behind.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Turn {
-    /// The ring is empty and armed: the next packet rings.
+    /// The ring was empty. It stays masked: no packet rings until the channel is armed.
     Idle,
+    /// There were packets and now there are none; masked as well.
+    Served,
     /// There may be more packets.
     More,
     /// Packets wait, but completions have no room until the guest drains: it will ring then.
@@ -86,6 +89,7 @@ pub struct HostChannel {
     /// By transaction id.
     in_flight: Mutex<HashMap<u64, InFlight>>,
     bell: HostDoorbell,
+    poller: Arc<Poller>,
     closed: AtomicBool,
 }
 
@@ -101,6 +105,7 @@ impl HostChannel {
         memory: SharedGuestMemory,
         from_guest: MappedRing,
         to_guest: MappedRing,
+        poller: Arc<Poller>,
     ) -> io::Result<(Self, OwnedFd, OwnedFd)> {
         let (bell, guest_eventfd, guest_socket) = doorbell::pair()?;
         let incoming = IncomingRing::new(from_guest);
@@ -114,6 +119,7 @@ impl HostChannel {
             sending: Mutex::new(Some(Sending { ring: outgoing, reserved: 0 })),
             in_flight: Mutex::new(HashMap::new()),
             bell,
+            poller,
             closed: AtomicBool::new(false),
         };
         Ok((channel, guest_eventfd, guest_socket))
@@ -164,10 +170,32 @@ impl HostChannel {
         lock(&self.in_flight).len()
     }
 
-    /// Takes a bounded number of packets, answers what entries answer, and pushes what the rest means.
+    /// Who may poll this channel.
+    pub(super) fn poller(&self) -> &Arc<Poller> {
+        &self.poller
+    }
+
+    /// Tells whether a worker may spin for this channel's next packet: it is granted, and its guest waits for nothing.
+    pub(super) fn may_spin(&self) -> bool {
+        self.poller.is_granted() && self.in_flight() == 0
+    }
+
+    /// Tells whether packets have arrived that no turn has taken.
+    pub(super) fn has_data(&self) -> bool {
+        lock(&self.receiving).as_ref().is_some_and(IncomingRing::has_data)
+    }
+
+    /// Asks for a signal at the next packet; false when there is one already, and then no signal was asked for.
+    pub(super) fn arm(&self) -> bool {
+        lock(&self.receiving).as_mut().is_none_or(IncomingRing::prepare_sleep)
+    }
+
+    /// Takes a bounded number of packets, answers what entries answer, and pushes what the rest means; the guest need
+    /// not signal meanwhile.
     pub fn turn(self: &Arc<Self>, events: &EventQueue, responder: &mut Responder) -> Turn {
         let mut receiving = lock(&self.receiving);
         let Some(ring) = receiving.as_mut() else { return Turn::Dead };
+        ring.mask();
         let mut scratch = std::mem::take(&mut responder.packet);
         let mut turning = Turning { events, responder, found: Vec::new(), moved: 0 };
         let turn = self.take_packets(ring, &mut scratch, &mut turning);
@@ -175,7 +203,6 @@ impl HostChannel {
             self.bell.signal();
         }
         let turn = match turn {
-            Ok(Turn::Idle) if !ring.prepare_sleep() => Turn::More,
             Ok(turn) => turn,
             Err(reason) => {
                 turning.found.push(Event::ChannelFailed(self.key, reason));
@@ -197,7 +224,7 @@ impl HostChannel {
         scratch: &mut Vec<u8>,
         turning: &mut Turning<'_>,
     ) -> Result<Turn, String> {
-        for _ in 0..PACKETS_PER_TURN {
+        for taken in 0..PACKETS_PER_TURN {
             if turning.moved >= BYTES_PER_TURN {
                 break;
             }
@@ -208,7 +235,7 @@ impl HostChannel {
                 Ok(Some(packet)) => self.judge(&packet, turning),
                 Ok(None) => {
                     self.unreserve();
-                    return Ok(Turn::Idle);
+                    return Ok(if taken == 0 { Turn::Idle } else { Turn::Served });
                 }
                 Err(corruption) => return Err(corruption.to_string()),
             };

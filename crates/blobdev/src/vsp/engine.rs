@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 
 use vmbus::gpa::GpaError;
 use vmbus::mapped::MappedRing;
+use vmbus::memory::Region;
 
 use super::channel::{HostChannel, SharedGuestMemory, Terms};
 use super::events::EventQueue;
@@ -16,6 +17,7 @@ use super::filler::{Fill, Filler};
 use super::offload::counters::Counters;
 use super::offload::responder::Responder;
 use super::offload::table::Table;
+use super::polling::{Polling, PollingLimits};
 use super::request::HostRequest;
 use super::worker::Worker;
 
@@ -28,6 +30,8 @@ pub struct Sizes {
     pub fillers: usize,
     /// Offload entries; 0 turns offload off.
     pub offload_entries_max: usize,
+    /// Who may poll.
+    pub polling: PollingLimits,
 }
 
 /// Why a channel could not be opened.
@@ -66,6 +70,15 @@ impl From<io::Error> for OpenError {
     }
 }
 
+/// What a guest and the host share besides the rings.
+#[derive(Clone, Copy)]
+pub struct GuestSide<'a> {
+    /// The memory it lends.
+    pub memory: &'a SharedGuestMemory,
+    /// The page it reads its polling grant from; without one it is never granted.
+    pub host_page: Option<&'a Arc<Region>>,
+}
+
 /// An open channel, the worker that serves it, and the pages its rings live in.
 struct Serving {
     channel: Arc<HostChannel>,
@@ -84,6 +97,7 @@ pub struct Engine {
     files: Files,
     offload: Arc<Table>,
     counters: Vec<Arc<Counters>>,
+    polling: Arc<Polling>,
     channels: Mutex<HashMap<u64, Serving>>,
 }
 
@@ -95,21 +109,22 @@ impl Engine {
     /// Starts the threads. `reader` reads the files, the system's unless a test stalls them.
     pub fn start(sizes: Sizes, reader: Arc<dyn Reader>) -> io::Result<Self> {
         let events = Arc::new(EventQueue::new()?);
+        let polling = Arc::new(Polling::new(sizes.polling));
         let filler = Arc::new(Filler::start(sizes.fillers, &reader, &events)?);
         let offload = Table::new(sizes.offload_entries_max);
         let workers: Vec<_> = (0..sizes.workers.max(1)).map(|_| Worker::new()).collect::<Result<_, _>>()?;
         let counters: Vec<_> = workers.iter().map(|_| Arc::new(Counters::default())).collect();
         let spawn = |(index, (worker, counters)): (usize, (&Arc<Worker>, &Arc<Counters>))| {
-            let (worker, events) = (Arc::clone(worker), Arc::clone(&events));
+            let (worker, events, polling) = (Arc::clone(worker), Arc::clone(&events), Arc::clone(&polling));
             let (reader, filler) = (Arc::clone(&reader), Arc::clone(&filler));
             let responder = Responder::new(Arc::clone(&offload), Arc::clone(counters), reader, filler);
             std::thread::Builder::new()
                 .name(format!("pvblob-ring-{index}"))
-                .spawn(move || worker.run(&events, responder))
+                .spawn(move || worker.run(&events, &polling, responder))
         };
         let threads = workers.iter().zip(&counters).enumerate().map(spawn).collect::<Result<_, _>>()?;
         let (threads, files, channels) = (Mutex::new(threads), Files::default(), Mutex::default());
-        Ok(Self { events, workers, threads, filler, reader, files, offload, counters, channels })
+        Ok(Self { events, workers, threads, filler, reader, files, offload, counters, polling, channels })
     }
 
     /// The queue to the control plane.
@@ -168,7 +183,7 @@ impl Engine {
     pub fn open_channel(
         &self,
         key: u64,
-        memory: &SharedGuestMemory,
+        guest: GuestSide<'_>,
         pfns: &[u64],
         downstream: usize,
         terms: Terms,
@@ -176,6 +191,7 @@ impl Engine {
         if downstream < 2 || pfns.len() < downstream + 2 {
             return Err(OpenError::Split { pages: pfns.len(), downstream });
         }
+        let memory = guest.memory;
         let (from_guest, to_guest) = {
             let mut memory = memory.write().unwrap_or_else(PoisonError::into_inner);
             let region = Arc::new(memory.map_linear(pfns).map_err(OpenError::Pages)?);
@@ -184,7 +200,7 @@ impl Engine {
             let size = region.len();
             (MappedRing::new(Arc::clone(&region), 0, split), MappedRing::new(region, split, size - split))
         };
-        let opened = self.serve(key, memory, pfns, terms, from_guest, to_guest);
+        let opened = self.serve(key, guest, pfns, terms, from_guest, to_guest);
         if opened.is_err() {
             // Whatever exists of it goes again: the guest is told that it has no channel.
             self.close_channel(key);
@@ -196,20 +212,19 @@ impl Engine {
     fn serve(
         &self,
         key: u64,
-        memory: &SharedGuestMemory,
+        guest: GuestSide<'_>,
         pfns: &[u64],
         terms: Terms,
         from_guest: MappedRing,
         to_guest: MappedRing,
     ) -> io::Result<(OwnedFd, OwnedFd)> {
-        let (channel, eventfd, socket) = HostChannel::open(key, terms, Arc::clone(memory), from_guest, to_guest)?;
+        let poller = self.polling.join(guest.host_page.map(Arc::clone));
+        let memory = Arc::clone(guest.memory);
+        let (channel, eventfd, socket) =
+            HostChannel::open(key, terms, Arc::clone(&memory), from_guest, to_guest, poller)?;
         let (channel, worker) = (Arc::new(channel), Arc::clone(&self.workers[key as usize % self.workers.len()]));
-        let serving = Serving {
-            channel: Arc::clone(&channel),
-            worker: Arc::clone(&worker),
-            memory: Arc::clone(memory),
-            pfns: pfns.to_vec(),
-        };
+        let serving =
+            Serving { channel: Arc::clone(&channel), worker: Arc::clone(&worker), memory, pfns: pfns.to_vec() };
         lock(&self.channels).insert(key, serving);
         worker.add(channel)?;
         Ok((eventfd, socket))
@@ -220,6 +235,7 @@ impl Engine {
         if let Some(serving) = lock(&self.channels).remove(&key) {
             serving.worker.remove(&serving.channel);
             serving.channel.close();
+            self.polling.leave(serving.channel.poller());
             serving.memory.write().unwrap_or_else(PoisonError::into_inner).allow(&serving.pfns);
         }
     }

@@ -13,5 +13,6 @@ pub mod files;
 pub mod filler;
 mod intake;
 pub mod offload;
+pub mod polling;
 pub mod request;
 mod worker;

@@ -1,19 +1,29 @@
 //! Worker threads: wait for doorbells with edge-triggered epoll, give every channel that rang its bounded turns.
 //!
+//! A channel that rang stays *active*, its ring masked, and is served round after round without signals, until a whole
+//! round has found nothing on any active channel. Then the worker spins for those that may be polled
+//! ([`polling`](super::polling)), arms the rings and sleeps. So a busy guest costs no signal and no system call.
+//!
 //! Edge-triggered, so the guest's eventfd is never read: nothing a guest does to its descriptor can block us or keep us
 //! awake beyond one look at its ring per ring of the bell.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, epoll, eventfd};
 
 use super::channel::{HostChannel, Turn};
 use super::events::EventQueue;
 use super::offload::responder::Responder;
+use super::polling::Polling;
+use vmbus::poll::AdaptiveSpin;
+
+/// How long active channels may be served before the signals of others are looked for.
+const SIGNALS_PERIOD: Duration = Duration::from_micros(50);
 
 /// The epoll data of the worker's own descriptor; channel keys begin at 1.
 const COMMANDS: u64 = 0;
@@ -73,18 +83,20 @@ impl Worker {
     }
 
     /// The thread's life.
-    pub(super) fn run(&self, events: &EventQueue, mut responder: Responder) {
-        let mut ready: VecDeque<Arc<HostChannel>> = VecDeque::new();
+    pub(super) fn run(&self, events: &EventQueue, polling: &Polling, responder: Responder) {
+        let mut round = Round { active: Vec::new(), responder, spin: AdaptiveSpin::default() };
         let mut rung = Vec::with_capacity(64);
+        let mut looked_at = Instant::now();
         while !self.stopping.load(Ordering::Acquire) {
-            self.wait(&mut rung, ready.is_empty());
-            for event in rung.drain(..) {
-                self.rang(event.data.u64(), &mut ready);
+            if round.active.is_empty() || looked_at.elapsed() >= SIGNALS_PERIOD {
+                self.wait(&mut rung, round.active.is_empty());
+                for event in rung.drain(..) {
+                    self.rang(event.data.u64(), &mut round.active);
+                }
+                looked_at = Instant::now();
             }
-            if let Some(channel) = ready.pop_front()
-                && channel.turn(events, &mut responder) == Turn::More
-            {
-                ready.push_back(channel);
+            if !round.serve(events, polling) {
+                round.rest(polling);
             }
         }
     }
@@ -96,16 +108,55 @@ impl Worker {
         let _ = epoll::wait(&self.epoll, spare, if may_sleep { None } else { Some(&now) });
     }
 
-    fn rang(&self, key: u64, ready: &mut VecDeque<Arc<HostChannel>>) {
+    fn rang(&self, key: u64, active: &mut Vec<Arc<HostChannel>>) {
         let mut push = |channel: Arc<HostChannel>| {
-            if !ready.iter().any(|queued| Arc::ptr_eq(queued, &channel)) {
-                ready.push_back(channel);
+            if !active.iter().any(|one| Arc::ptr_eq(one, &channel)) {
+                active.push(channel);
             }
         };
         if key == COMMANDS {
             lock(&self.added).drain(..).for_each(push);
         } else if let Some(channel) = lock(&self.channels).get(&key) {
             push(Arc::clone(channel));
+        }
+    }
+}
+
+/// The channels a worker serves without signals.
+struct Round {
+    active: Vec<Arc<HostChannel>>,
+    responder: Responder,
+    spin: AdaptiveSpin,
+}
+
+impl Round {
+    /// Gives every active channel a turn; false when none had anything.
+    fn serve(&mut self, events: &EventQueue, polling: &Polling) -> bool {
+        let mut found = false;
+        self.active.retain(|channel| {
+            let turn = channel.turn(events, &mut self.responder);
+            if matches!(turn, Turn::Served | Turn::More) {
+                found = true;
+                polling.note(channel.poller());
+            }
+            // A stalled guest signals when it has made room, armed or not; a dead one is forgotten.
+            matches!(turn, Turn::Idle | Turn::Served | Turn::More)
+        });
+        found
+    }
+
+    /// Arms every channel; those that may be polled only after a spin in vain. What has data stays active.
+    fn rest(&mut self, polling: &Polling) {
+        self.active.retain(|channel| channel.may_spin() || !channel.arm());
+        if self.active.is_empty() {
+            return;
+        }
+        let end = Instant::now() + Duration::from_micros(polling.spin_us().into());
+        let active = &self.active;
+        // A grant taken back meanwhile ends the spin like data does: the next round finds nothing and arms.
+        let ready = || active.iter().any(|channel| channel.has_data() || !channel.may_spin());
+        if !self.spin.until(polling.spin_us(), end, ready) {
+            self.active.retain(|channel| !channel.arm());
         }
     }
 }
