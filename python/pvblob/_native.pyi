@@ -155,6 +155,9 @@ class Waiter:
     def __new__(cls) -> Waiter: ...
     def fileno(self) -> int: ...
     def clear(self) -> None: ...
+    def has_completed(self) -> bool:
+        """Whether requests have completed that nobody took."""
+
     def take_completed(self) -> list[int]:
         """Return the tokens completed since the last call."""
 
@@ -255,6 +258,43 @@ class ReadPlan:
 
     def read_lent(self, offset: int, length: int) -> Any:
         """Do the same without a copy: the value is a LentBuffer of the bytes. placed: the LentBuffer."""
+
+@final
+class ReadBatch:
+    """Reads of one connection that are sent together and taken as they come. Dropping it cancels what is under way."""
+
+    def __new__(cls, channel: GuestChannel, pump: Callable[[], None], waiter: Waiter) -> ReadBatch:
+        """Prepare an empty batch. pump: as for ReadPlan.  waiter: who is woken; the batch's alone."""
+
+    def __len__(self) -> int:
+        """Return how many reads are under way."""
+
+    def add(self, plan: ReadPlan, index: int, offset: int, length: int, out: Buffer | None) -> bool | None:
+        """Write one read, of *length* bytes into bytes, or into all of *out*; it is sent at the next flush.
+
+        True: done. False: no credit, no room or no pages now. None: it must go the general way.
+        """
+
+    def flush(self) -> None:
+        """Show the host what was added, with one signal if it needs one."""
+
+    def wait(self) -> list[tuple[int, Any]]:
+        """Wait until a read is done; return (index, value) of all that are. Empty: nothing is under way.
+
+        value: as from `ReadPlan.read_bytes` or `ReadPlan.read_into`. Signal handlers run; what they raise leaves.
+        """
+
+    def take(self) -> list[tuple[int, Any]]:
+        """Return what is done, without waiting."""
+
+    def expire(self) -> list[tuple[int, Any]]:
+        """Give up what has waited for too long, and everything if the channel has ended; return it."""
+
+    def seconds_left(self) -> float:
+        """Return the time until the next read is to be given up."""
+
+    def cancel(self) -> None:
+        """Stop waiting; ask the host to stop. The pages stay in quarantine until the completions."""
 
 # ---- the host: engine, guests' memory, requests (blobdev::vsp) ----
 

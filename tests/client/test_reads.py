@@ -23,7 +23,7 @@ CONTAINER = "things"
 class NoReads(Reads):
     """What a client has that always takes the general path."""
 
-    def _plan(self, key: object) -> None:
+    def plan(self, key: object) -> None:
         return None
 
 

@@ -91,7 +91,7 @@ impl Rings {
 
 /// A thread or an event loop that waits.
 #[pyclass(frozen, module = "pvblob._native")]
-pub(crate) struct Waiter(Arc<Wait>);
+pub(crate) struct Waiter(pub(crate) Arc<Wait>);
 
 #[pymethods]
 impl Waiter {
@@ -106,6 +106,10 @@ impl Waiter {
 
     fn clear(&self) {
         self.0.clear();
+    }
+
+    fn has_completed(&self) -> bool {
+        self.0.has_completed()
     }
 
     fn take_completed(&self) -> Vec<u64> {

@@ -2,6 +2,7 @@
 //!
 //! The typed face and its documentation are in `python/pvblob/_native.pyi`.
 
+mod batch;
 mod buffer;
 mod codec;
 mod descriptors;
@@ -38,6 +39,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<guest::Waiter>()?;
     module.add_class::<guest::GuestChannel>()?;
     module.add_class::<reads::ReadPlan>()?;
+    module.add_class::<batch::ReadBatch>()?;
     module.add_class::<host::GuestMemory>()?;
     module.add_class::<host::HostPage>()?;
     module.add_class::<host::HostEngine>()?;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use blobdev::bhttp::{self, AnswerShape, RequestTemplate};
 use blobdev::hresult;
+use blobdev::vsc::pending::Outcome;
 use blobdev::vsc::read::{Read, ReadPlan as Plan};
 use blobdev::vsc::receiving::{Awaited, Woken};
 use blobdev::vsc::seats::Seat;
@@ -29,19 +30,19 @@ struct Learned {
 /// How to read ranges of one blob under fixed conditions, on one connection.
 #[pyclass(frozen, module = "pvblob._native")]
 pub(crate) struct ReadPlan {
-    plan: Plan,
+    pub(crate) plan: Plan,
     learned: Mutex<Option<Arc<Learned>>>,
-    give_up_after: Duration,
+    pub(crate) give_up_after: Duration,
     /// Longer reads travel in pieces, which is not done here.
     length_max: usize,
     /// Handles control messages while a call waits.
     pump: Py<PyAny>,
 }
 
-/// An answer, its message in the seat's scratch.
+/// An answer; its message is in the caller's scratch.
 pub(crate) struct Answer {
     /// Size of the message.
-    size: usize,
+    pub(crate) size: usize,
     /// Content in the data buffer when it is whole there, else `None`.
     placed: Option<usize>,
     learned: Option<Arc<Learned>>,
@@ -64,10 +65,7 @@ impl ReadPlan {
         let mut deadline = None;
         loop {
             if let Some(outcome) = self.plan.channel.take(read.token) {
-                let size = self.plan.message(&read, outcome, &mut seat.scratch);
-                return Ok(size
-                    .map(|size| self.answered(read, &seat.scratch[..size]))
-                    .ok_or(Ended::by(outcome.status)));
+                return Ok(self.answer(&read, outcome, &mut seat.scratch).map(|answer| (read, answer)));
             }
             let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.give_up_after);
             let ended = match wait(py, &self.plan.channel, &seat.waiter, awaited, deadline) {
@@ -86,32 +84,26 @@ impl ReadPlan {
         }
     }
 
-    fn answered(&self, read: Read, message: &[u8]) -> (Read, Answer) {
+    /// Takes the answer's message into `scratch` and compares it with the expected one.
+    pub(crate) fn answer(&self, read: &Read, outcome: Outcome, scratch: &mut Vec<u8>) -> Result<Answer, Ended> {
+        let size = self.plan.message(read, outcome, scratch).ok_or(Ended::by(outcome.status))?;
+        let message = &scratch[..size];
         let learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let asked = read.data.length as u64;
         let expected = learned.and_then(|learned| Some((learned.shape.placed(message, read.offset, asked)?, learned)));
-        let (placed, learned) = match expected {
-            Some((placed, learned)) => (Some(placed as usize), Some(learned)),
-            None => (whole(message, read.data.length), None),
-        };
-        (read, Answer { size: message.len(), placed, learned })
+        Ok(match expected {
+            Some((placed, learned)) => Answer { size, placed: Some(placed as usize), learned: Some(learned) },
+            None => Answer { size, placed: whole(message, read.data.length), learned: None },
+        })
     }
 
-    fn is_one_piece(&self, length: usize) -> bool {
+    pub(crate) fn is_one_piece(&self, length: usize) -> bool {
         (1..=self.length_max).contains(&length)
-    }
-
-    /// Runs `call` on a seat, which goes back whatever happens.
-    fn seated<R>(&self, call: impl FnOnce(&mut Seat) -> PyResult<R>) -> PyResult<R> {
-        let mut seat = self.plan.channel.take_seat()?;
-        let result = call(&mut seat);
-        self.plan.channel.give_seat(seat);
-        result
     }
 }
 
 /// How a read ended that has no answer of the service.
-enum Ended {
+pub(crate) enum Ended {
     /// Its time is over.
     TooLate,
     /// In any other way: it is to be done again the general way.
@@ -124,7 +116,7 @@ impl Ended {
     }
 
     /// What Python gets: False or None.
-    fn value(self, py: Python<'_>) -> Option<Py<PyAny>> {
+    pub(crate) fn value(self, py: Python<'_>) -> Option<Py<PyAny>> {
         match self {
             Self::TooLate => Some(PyBool::new(py, false).to_owned().into_any().unbind()),
             Self::Otherwise => None,
@@ -144,10 +136,43 @@ fn whole(message: &[u8], room: usize) -> Option<usize> {
     (is_whole && placed <= room && number(b"content-length") == Some(placed)).then_some(placed)
 }
 
-/// What a call gives for an answer that is not the expected one.
-fn unexpected(py: Python<'_>, seat: &Seat, answer: &Answer) -> PyResult<Py<PyAny>> {
-    let message = PyBytes::new(py, &seat.scratch[..answer.size]);
-    Ok(PyTuple::new(py, [message.into_any(), answer.placed.into_pyobject(py)?.into_any()])?.into_any().unbind())
+/// Where the content of a read goes.
+pub(crate) enum Target<'a> {
+    /// Into bytes of its own.
+    Bytes,
+    /// Nowhere: it stays in lent pages.
+    Lent,
+    /// Into the program's memory.
+    Filled(&'a OutBuffer),
+    /// It is there: the host wrote it into lent memory of the program's.
+    InPlace,
+}
+
+impl Answer {
+    /// Makes what Python gets; `message` is the answer's.
+    pub(crate) fn value(&self, py: Python<'_>, message: &[u8], read: Read, target: Target<'_>) -> PyResult<Py<PyAny>> {
+        let tuple = |placed: Bound<'_, PyAny>| -> PyResult<Py<PyAny>> {
+            Ok(PyTuple::new(py, [PyBytes::new(py, message).into_any(), placed])?.into_any().unbind())
+        };
+        let Some(placed) = self.placed else { return tuple(py.None().into_bound(py)) };
+        let asked = read.data.length;
+        let content = match target {
+            Target::Bytes => bytes_of(py, &read.data, placed)?.into_any(),
+            Target::Lent => Bound::new(py, LentBuffer::new(read.data.pages, placed))?.into_any(),
+            Target::Filled(_) | Target::InPlace => {
+                if let Target::Filled(out) = target {
+                    without_gil_if_large(py, placed, || out.fill(&read.data, placed));
+                }
+                match &self.learned {
+                    Some(learned) if placed == asked && !learned.value.is_none(py) => {
+                        return Ok(learned.value.clone_ref(py));
+                    }
+                    _ => return tuple(placed.into_pyobject(py)?.into_any()),
+                }
+            }
+        };
+        if self.learned.is_some() { Ok(content.unbind()) } else { tuple(content) }
+    }
 }
 
 #[pymethods]
@@ -195,91 +220,57 @@ impl ReadPlan {
 
     /// Fills `out` from `offset`; the learnt value, if the answer is the expected one and fills it whole.
     fn read_into(&self, py: Python<'_>, out: &Bound<'_, PyAny>, offset: u64) -> PyResult<Option<Py<PyAny>>> {
-        if let Ok(lent) = out.cast_exact::<LentBuffer>()
-            && lent.get().slice_ref().pages.is_of(&self.plan.memory)
-        {
-            let slice = lent.get().slice_ref();
-            return self.read(py, offset, slice.length, Some(slice), |_, _| {});
+        if let Some(slice) = self.own_slice(out) {
+            return self.read(py, (offset, slice.length), Some(slice), Target::InPlace);
         }
         OutBuffer::with(out, |out| {
             let Some(out) = out else { return Ok(None) };
-            self.read(py, offset, out.len(), None, |data, placed| {
-                without_gil_if_large(py, placed, || out.fill(data, placed));
-            })
+            self.read(py, (offset, out.len()), None, Target::Filled(out))
         })
     }
 
     /// Reads `length` bytes from `offset`, or as many as there are, as bytes.
     fn read_bytes(&self, py: Python<'_>, offset: u64, length: usize) -> PyResult<Option<Py<PyAny>>> {
-        if !self.is_one_piece(length) {
-            return Ok(None);
-        }
-        self.seated(|seat| {
-            let (read, answer) = match self.transact(py, seat, (offset, length), None)? {
-                Ok(answered) => answered,
-                Err(ended) => return Ok(ended.value(py)),
-            };
-            match (answer.placed, &answer.learned) {
-                (Some(placed), Some(_)) => Ok(Some(bytes_of(py, &read.data, placed)?.into_any().unbind())),
-                (Some(placed), None) => {
-                    let content = bytes_of(py, &read.data, placed)?;
-                    let message = PyBytes::new(py, &seat.scratch[..answer.size]);
-                    Ok(Some(PyTuple::new(py, [message, content])?.into_any().unbind()))
-                }
-                (None, _) => unexpected(py, seat, &answer).map(Some),
-            }
-        })
+        self.read(py, (offset, length), None, Target::Bytes)
     }
 
     /// Reads `length` bytes from `offset`, or as many as there are, and leaves them in lent pages.
     fn read_lent(&self, py: Python<'_>, offset: u64, length: usize) -> PyResult<Option<Py<PyAny>>> {
-        if !self.is_one_piece(length) {
-            return Ok(None);
-        }
-        let Some(pages) = self.plan.memory.allocate(length) else { return Ok(None) };
-        let into = LentSlice { pages, offset: 0, length };
-        self.seated(|seat| {
-            let (read, answer) = match self.transact(py, seat, (offset, length), Some(&into))? {
-                Ok(answered) => answered,
-                Err(ended) => return Ok(ended.value(py)),
-            };
-            let Some(placed) = answer.placed else { return unexpected(py, seat, &answer).map(Some) };
-            let lent = Bound::new(py, LentBuffer::new(read.data.pages, placed))?;
-            if answer.learned.is_some() {
-                return Ok(Some(lent.into_any().unbind()));
-            }
-            let message = PyBytes::new(py, &seat.scratch[..answer.size]);
-            Ok(Some(PyTuple::new(py, [message.into_any(), lent.into_any()])?.into_any().unbind()))
-        })
+        let Some(into) = self.lend(length) else { return Ok(None) };
+        self.read(py, (offset, length), Some(&into), Target::Lent)
     }
 }
 
 impl ReadPlan {
+    /// The lent memory that `out` is, if it is this connection's.
+    pub(crate) fn own_slice<'a>(&self, out: &'a Bound<'_, PyAny>) -> Option<&'a LentSlice> {
+        let slice = out.cast_exact::<LentBuffer>().ok()?.get().slice_ref();
+        slice.pages.is_of(&self.plan.memory).then_some(slice)
+    }
+
+    /// Lends pages that outlive the read, if it is one that is done here.
+    pub(crate) fn lend(&self, length: usize) -> Option<LentSlice> {
+        let pages = self.is_one_piece(length).then(|| self.plan.memory.allocate(length))??;
+        Some(LentSlice { pages, offset: 0, length })
+    }
+
     fn read(
         &self,
         py: Python<'_>,
-        offset: u64,
-        length: usize,
+        range: (u64, usize),
         into: Option<&LentSlice>,
-        copy_out: impl FnOnce(&LentSlice, usize),
+        target: Target<'_>,
     ) -> PyResult<Option<Py<PyAny>>> {
-        if !self.is_one_piece(length) {
+        if !self.is_one_piece(range.1) {
             return Ok(None);
         }
-        self.seated(|seat| {
-            let (read, answer) = match self.transact(py, seat, (offset, length), into)? {
-                Ok(answered) => answered,
-                Err(ended) => return Ok(ended.value(py)),
-            };
-            if let Some(placed) = answer.placed {
-                copy_out(&read.data, placed);
-            }
-            match &answer.learned {
-                Some(learned) if answer.placed == Some(length) && !learned.value.is_none(py) => {
-                    Ok(Some(learned.value.clone_ref(py)))
-                }
-                _ => unexpected(py, seat, &answer).map(Some),
-            }
-        })
+        let mut seat = self.plan.channel.take_seat()?;
+        let value = match self.transact(py, &mut seat, range, into) {
+            Ok(Ok((read, answer))) => answer.value(py, &seat.scratch[..answer.size], read, target).map(Some),
+            Ok(Err(ended)) => Ok(ended.value(py)),
+            Err(raised) => Err(raised),
+        };
+        self.plan.channel.give_seat(seat);
+        value
     }
 }

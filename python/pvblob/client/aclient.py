@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, TypeVar
 from pvblob.client import answers, batch, bodies
 from pvblob.client.exchange import AsyncExchange
 from pvblob.client.handles import AsyncContainerHandle
+from pvblob.client.many import IN_FLIGHT, Done, Feed, Item, aeach
 from pvblob.client.operations import DEVELOPMENT_ACCOUNT, STREAM_BYTES, Call, Operations, WriteOptions, block_id
+from pvblob.client.reads import Reads
 
 if TYPE_CHECKING:
     from typing import Self
@@ -40,6 +42,7 @@ class AsyncClient:
         self._exchange = exchange
         self._operations = Operations(account)
         self._timeout_s = timeout_s
+        self._reads = Reads(exchange.device(), self._operations, timeout_s)
 
     @classmethod
     async def connect(
@@ -102,6 +105,26 @@ class AsyncClient:
         if answer.view is not None and answer.status < 300:
             return answer.view
         return memoryview(answers.content(answer, request, offset))
+
+    def get_many(
+        self, container: str, reads: Iterable[tuple[str, int, int]], *, in_flight: int = IN_FLIGHT
+    ) -> AsyncIterator[Done[bytes]]:
+        """See `Client.get_many`; to be used with `async for`."""
+
+        async def one(item: Item) -> bytes:
+            return await self.get(container, item.blob, offset=item.offset, length=item.target)  # type: ignore[arg-type]
+
+        return aeach(Feed(self._reads, container, reads, in_flight), one, self._exchange.adevice())
+
+    def read_many(
+        self, container: str, reads: Iterable[tuple[str, int, Buffer]], *, in_flight: int = IN_FLIGHT
+    ) -> AsyncIterator[Done[BlobProperties]]:
+        """See `Client.read_many`; to be used with `async for`."""
+
+        async def one(item: Item) -> BlobProperties:
+            return await self.read_into(container, item.blob, item.target, item.offset)  # type: ignore[arg-type]
+
+        return aeach(Feed(self._reads, container, reads, in_flight), one, self._exchange.adevice())
 
     async def stream(
         self, container: str, blob: str, *, offset: int = 0, length: int | None = None, chunk_bytes: int = STREAM_BYTES

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pvblob.client import answers, batch, bodies
 from pvblob.client.exchange import Exchange
 from pvblob.client.handles import ContainerHandle
+from pvblob.client.many import IN_FLIGHT, Done, Feed, Item, each
 from pvblob.client.operations import DEVELOPMENT_ACCOUNT, STREAM_BYTES, Call, Operations, WriteOptions, block_id
 from pvblob.client.reads import Reads
 
@@ -132,6 +133,39 @@ class Client:
         if answer.view is not None and answer.status < 300:
             return answer.view
         return memoryview(answers.content(answer, request, offset))
+
+    def get_many(
+        self, container: str, reads: Iterable[tuple[str, int, int]], *, in_flight: int = IN_FLIGHT
+    ) -> Iterator[Done[bytes]]:
+        """Read many ranges of the container's blobs at once; yield each as it is done, in no particular order.
+
+        reads: (blob, offset, length) of each, taken as there is room.  in_flight: how many are under way at once; they
+        are sent together, with one signal to the host. Each `Done` has the position of its read, and either its bytes
+        (fewer than asked for where the blob ends) or its error, so that one failure does not lose the others:
+        `done.result()` returns or raises. Leaving the loop early, and Ctrl-C, cancel what is under way.
+
+            for done in client.get_many("data", [("a", 0, 4096), ("b", 8192, 4096)]):
+                use(done.position, done.result())
+        """
+
+        def one(item: Item) -> bytes:
+            return self.get(container, item.blob, offset=item.offset, length=item.target)  # type: ignore[arg-type]
+
+        return each(Feed(self._reads, container, reads, in_flight), one)
+
+    def read_many(
+        self, container: str, reads: Iterable[tuple[str, int, Buffer]], *, in_flight: int = IN_FLIGHT
+    ) -> Iterator[Done[BlobProperties]]:
+        """Fill many buffers from the container's blobs at once; yield the properties of each as it is done.
+
+        reads: (blob, offset, buffer) of each; see `read_into` for the buffer and `get_many` for the rest. A buffer
+        belongs to its read until that read is done, or until the iterator is left.
+        """
+
+        def one(item: Item) -> BlobProperties:
+            return self.read_into(container, item.blob, item.target, item.offset)  # type: ignore[arg-type]
+
+        return each(Feed(self._reads, container, reads, in_flight), one)
 
     def stream(
         self, container: str, blob: str, *, offset: int = 0, length: int | None = None, chunk_bytes: int = STREAM_BYTES

@@ -191,6 +191,10 @@ class AsyncExchange(_Settings):
         super().__init__(socket_path, device=device)
         self._adevice = AsyncDevice(self._device)
 
+    def adevice(self) -> AsyncDevice:
+        """Return the device as event loops use it."""
+        return self._adevice
+
     async def connect(self) -> None:
         """Connect now. Raises HostUnavailable or HostRefused."""
         await self._adevice.connect()

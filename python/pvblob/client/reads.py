@@ -44,7 +44,11 @@ class Reads:
         # Replaced together: whoever sees a link sees its plans.
         self._current: tuple[Link | None, dict[PlanKey, _native.ReadPlan]] = (None, {})
 
-    def _plan(self, key: PlanKey) -> _native.ReadPlan | None:
+    def link(self) -> Link | None:
+        """Return the current connection, whose plans `plan` returns."""
+        return self._device.current()
+
+    def plan(self, key: PlanKey) -> _native.ReadPlan | None:
         """Return the plan for *key*; None when there is no connection, or the blob's name is not for a plan."""
         link = self._device.current()
         if link is None:
@@ -81,47 +85,31 @@ class Reads:
 
     def into(self, key: PlanKey, out: Buffer, offset: int) -> BlobProperties | None:
         """Fill *out*; see `Client.read_into`."""
-        if offset < 0 or (plan := self._plan(key)) is None:
+        if offset < 0 or (plan := self.plan(key)) is None:
             return None
         read = plan.read_into(out, offset)
         if type(read) is not tuple:
-            known_before: BlobProperties | None = _in_time(read, key)  # what was learnt below
-            return known_before
-        message, placed = read
-        answer = _answer(message, placed)
-        if answer is None:
-            return None
-        size_bytes = memoryview(out).nbytes
-        request = self._operations.read(key[0], key[1], offset, size_bytes, key[2], key[3])
-        known = answers.filled(answer, request, key[1], offset, size_bytes)
-        plan.learn(message, VOLATILE_FIELDS, known)
-        return known
+            known: BlobProperties | None = in_time(read, key)  # what was learnt before
+            return known
+        return self.filled(key, plan, read, out, offset)
 
     def content(self, key: PlanKey, offset: int, size_bytes: int) -> bytes | None:
         """Return the bytes; see `Client.get`."""
-        if offset < 0 or size_bytes < 0 or (plan := self._plan(key)) is None:
+        if offset < 0 or size_bytes < 0 or (plan := self.plan(key)) is None:
             return None
         read = plan.read_bytes(offset, size_bytes)
         if type(read) is not tuple:
-            expected: bytes | None = _in_time(read, key)
+            expected: bytes | None = in_time(read, key)
             return expected
-        message, placed = read
-        if placed is not None:
-            plan.learn(message, VOLATILE_FIELDS, None)
-            return placed  # type: ignore[no-any-return]
-        answer = _answer(message, None)
-        if answer is None:
-            return None
-        request = self._operations.read(key[0], key[1], offset, size_bytes, key[2], key[3])
-        return answers.content(answer, request, offset)
+        return self.got(key, plan, read, offset, size_bytes)
 
     def view(self, key: PlanKey, offset: int, size_bytes: int) -> memoryview | None:
         """Return a view of the bytes; see `Client.view`."""
-        if offset < 0 or size_bytes < 0 or (plan := self._plan(key)) is None:
+        if offset < 0 or size_bytes < 0 or (plan := self.plan(key)) is None:
             return None
         read = plan.read_lent(offset, size_bytes)
         if type(read) is not tuple:
-            return None if _in_time(read, key) is None else memoryview(read).toreadonly()
+            return None if in_time(read, key) is None else memoryview(read).toreadonly()
         message, placed = read
         if placed is not None:
             plan.learn(message, VOLATILE_FIELDS, None)
@@ -132,8 +120,39 @@ class Reads:
         request = self._operations.read(key[0], key[1], offset, size_bytes, key[2], key[3])
         return memoryview(answers.content(answer, request, offset))
 
+    # ---- answers other than the expected one
 
-def _in_time(read: T, key: PlanKey) -> T:
+    def filled(
+        self, key: PlanKey, plan: _native.ReadPlan, read: tuple[bytes, int | None], out: Buffer, offset: int
+    ) -> BlobProperties | None:
+        """Interpret what `read_into` gave; learn from it. None: the general path must ask again."""
+        message, placed = read
+        answer = _answer(message, placed)
+        if answer is None:
+            return None
+        size_bytes = memoryview(out).nbytes
+        request = self._operations.read(key[0], key[1], offset, size_bytes, key[2], key[3])
+        known = answers.filled(answer, request, key[1], offset, size_bytes)
+        plan.learn(message, VOLATILE_FIELDS, known)
+        return known
+
+    def got(
+        self, key: PlanKey, plan: _native.ReadPlan, read: tuple[bytes, bytes | None], offset: int, size_bytes: int
+    ) -> bytes | None:
+        """Interpret what `read_bytes` gave; learn from it. None: the general path must ask again."""
+        message, content = read
+        if content is not None:
+            plan.learn(message, VOLATILE_FIELDS, None)
+            return content
+        answer = _answer(message, None)
+        if answer is None:
+            return None
+        request = self._operations.read(key[0], key[1], offset, size_bytes, key[2], key[3])
+        return answers.content(answer, request, offset)
+
+
+def in_time(read: T, key: PlanKey) -> T:
+    """Return *read*, a plan's result; raise DeadlineExceeded if it says that the time is over."""
     if read is False:
         raise DeadlineExceeded(f"GET {blob_target(key[0], key[1])}: the host did not finish within the deadline")
     return read

@@ -142,6 +142,18 @@ class LoopPort:
             _resolve(future)
 
 
+class BatchPort(LoopPort):
+    """An event loop's end of one link for a batch of reads: the batch takes the completions, the port only waits."""
+
+    async def progressed(self, timeout_s: float) -> None:
+        """Wait until a completion is there, the link has ended or the time is over; the caller looks which."""
+        await self.completed(0, time.monotonic() + timeout_s)
+
+    def _deliver(self) -> None:
+        if self.waiter.has_completed() or self.link.channel.is_closed():
+            self._wake_everyone()
+
+
 def _resolve(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
@@ -231,6 +243,10 @@ class AsyncDevice:
                 port.close()
             port = self._ports[loop] = LoopPort(link, loop)
         return port
+
+    def batch_port(self, link: Link) -> BatchPort:
+        """Return a port for one batch of reads on *link* and the running loop; the caller closes it."""
+        return BatchPort(link, asyncio.get_running_loop())
 
     async def lend(self, size_bytes: int, size_bytes_min: int, deadline: float) -> _native.LentBuffer:
         """Lend pages; see `Device.lend`."""

@@ -15,6 +15,7 @@ use vmbus::mapped::MappedRing;
 use vmbus::memory::Region;
 use vmbus::outgoing::{OutgoingRing, WriteError};
 
+use super::fork;
 use super::guid::GuidSource;
 use super::pending::{Outcome, PendingTable, Token};
 use super::receiving::Receiving;
@@ -63,6 +64,8 @@ pub struct GuestChannel {
     pub(super) control: OwnedFd,
     pub(super) host_page: Region,
     guids: GuidSource,
+    /// The process it belongs to, as `fork` counts them.
+    generation: u64,
     pub(super) seats: Mutex<Vec<Seat>>,
     closed: AtomicBool,
     corruption: Mutex<Option<String>>,
@@ -90,6 +93,7 @@ impl GuestChannel {
             control: wiring.control,
             host_page: wiring.host_page,
             guids: GuidSource::new()?,
+            generation: fork::generation(),
             seats: Mutex::default(),
             closed: AtomicBool::new(false),
             corruption: Mutex::new(None),
@@ -178,6 +182,9 @@ impl GuestChannel {
     ///
     /// A cancel that finds no room in the ring is not sent: the request then ends by its deadline.
     pub fn abandon(&self, token: Token) {
+        if self.is_inherited() {
+            return; // It is the parent's request, and the table's lock may be held for ever.
+        }
         if lock(&self.table).abandon(token) && !self.is_closed() {
             let ring = &mut lock(&self.sending).ring;
             if ring.try_write_cancel(token.transaction_id()).is_ok() && ring.commit() {
@@ -197,6 +204,11 @@ impl GuestChannel {
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.wake_all();
+    }
+
+    /// Tells whether this process is a fork's child and the channel its parent's: then none of its locks may be taken.
+    pub fn is_inherited(&self) -> bool {
+        self.generation != fork::generation()
     }
 
     /// Tells whether the channel has ended.

@@ -45,6 +45,8 @@ pub struct Read {
     pub data: Slice,
     /// First byte of the blob.
     pub offset: u64,
+    /// The content goes where the caller said, not into pages of the read's own.
+    pub is_in_place: bool,
     response: Slice,
 }
 
@@ -108,7 +110,7 @@ impl ReadPlan {
             Refused::Busy => NotBegun::Busy,
             Refused::Invalid | Refused::Closed => NotBegun::Never,
         })?;
-        Ok(Read { token, data, offset, response })
+        Ok(Read { token, data, offset, is_in_place: into.is_some(), response })
     }
 
     /// Copies the answer's message into `scratch`; returns its size, or `None` if there is none: the device refused.

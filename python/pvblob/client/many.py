@@ -1,0 +1,186 @@
+"""Many ranged reads in flight at once: sent with one signal, yielded as they are done, each with its value or error.
+
+`Feed` hands reads to a `_native.ReadBatch` as far as credits, ring and pages go, and says what each answer means;
+`each` and `aeach` drive it by blocking and by awaiting. A read that the short path cannot finish is done by `one`, the
+client's own method for a single read, so results and errors are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+from pvblob import _native
+from pvblob.client.reads import PlanKey, Reads, in_time
+from pvblob.errors import PvblobError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from pvblob.vsc.aio import AsyncDevice, BatchPort
+    from pvblob.vsc.link import Link
+
+T = TypeVar("T")
+IN_FLIGHT = 32
+
+
+class Done(NamedTuple, Generic[T]):
+    """One of many reads: its position in the order they were given, and its value or its error."""
+
+    position: int
+    value: T | None
+    error: PvblobError | None
+
+    def result(self) -> T:
+        """Return the value, or raise the error."""
+        if self.error is not None:
+            raise self.error
+        return self.value  # type: ignore[return-value]  # a read without an error has its value
+
+
+class Item(NamedTuple):
+    """A read that was given: *target* is a number of bytes, or memory to fill."""
+
+    position: int
+    blob: str
+    offset: int
+    target: int | Buffer
+
+
+class Feed:
+    """The reads that are still to be sent, and those under way."""
+
+    def __init__(
+        self, reads: Reads, container: str, items: Iterable[tuple[str, int, int | Buffer]], in_flight: int
+    ) -> None:
+        if in_flight < 1:
+            raise ValueError(f"in_flight is {in_flight}: at least 1")
+        self._reads = reads
+        self._container = container
+        self._items = (Item(position, *item) for position, item in enumerate(items))
+        self._in_flight = in_flight
+        self._under_way: dict[int, tuple[Item, PlanKey, _native.ReadPlan]] = {}
+        self._next: Item | None = None
+        self._link: Link | None = None
+        self.batch: _native.ReadBatch | None = None
+
+    def _batch(self, new_waiter: Callable[[Link], _native.Waiter]) -> _native.ReadBatch | None:
+        """Return a batch on the current connection. One of an ended connection is used up first."""
+        if self.batch is None or (self._link is not self._reads.link() and not len(self.batch)):
+            link = self._link = self._reads.link()
+            self.batch = None if link is None else _native.ReadBatch(link.channel, link.pump, new_waiter(link))
+        return self.batch
+
+    def fill(self, new_waiter: Callable[[Link], _native.Waiter]) -> Item | None:
+        """Send as many reads as there is room for; return one that must go the general way now, if there is one."""
+        batch = self._batch(new_waiter)
+        try:
+            while len(self._under_way) < self._in_flight:
+                item = self._next or next(self._items, None)
+                self._next = None
+                if item is None:
+                    return None
+                added = None if batch is None else self._add(batch, item)
+                if added:
+                    continue
+                if added is None or not self._under_way:
+                    return item  # it waits for credits, room or pages by itself
+                self._next = item
+                return None
+        finally:
+            if batch is not None:
+                batch.flush()
+        return None
+
+    def _add(self, batch: _native.ReadBatch, item: Item) -> bool | None:
+        position, blob, offset, target = item
+        key = (self._container, blob, None, None)
+        plan = self._reads.plan(key) if offset >= 0 else None
+        if plan is None:
+            return None
+        if isinstance(target, int):
+            added = batch.add(plan, position, offset, target, None) if target > 0 else None
+        else:
+            added = batch.add(plan, position, offset, 0, target)
+        if added:
+            self._under_way[position] = (item, key, plan)
+        return added
+
+    def settle(self, position: int, read: Any) -> Done[Any] | Item:
+        """Return what the read *position* came to; its Item when it must be done the general way."""
+        item, key, plan = self._under_way.pop(position)
+        try:
+            if type(read) is not tuple:
+                value = in_time(read, key)
+            elif isinstance(item.target, int):
+                value = self._reads.got(key, plan, read, item.offset, item.target)
+            else:
+                value = self._reads.filled(key, plan, read, item.target, item.offset)
+        except PvblobError as error:
+            return Done(position, None, error)
+        return item if value is None else Done(position, value, None)
+
+    def cancel(self) -> None:
+        """Cancel what is under way."""
+        if self.batch is not None:
+            self.batch.cancel()
+
+
+def each(feed: Feed, one: Callable[[Item], T]) -> Iterator[Done[T]]:
+    """Yield every read as it is done. Leaving early, by whatever way, cancels what is under way."""
+
+    def alone(item: Item) -> Done[T]:
+        try:
+            return Done(item.position, one(item), None)
+        except PvblobError as error:
+            return Done(item.position, None, error)
+
+    try:
+        while True:
+            item = feed.fill(lambda _link: _native.Waiter())
+            if item is not None:
+                yield alone(item)
+                continue
+            done = feed.batch.wait() if feed.batch is not None else []
+            if not done:
+                return
+            for position, read in done:
+                settled = feed.settle(position, read)
+                yield alone(settled) if isinstance(settled, Item) else settled
+    finally:
+        feed.cancel()
+
+
+async def aeach(feed: Feed, one: Callable[[Item], Awaitable[T]], device: AsyncDevice) -> AsyncIterator[Done[T]]:
+    """Do the same on an event loop. Cancelling the task, or closing the iterator, cancels what is under way."""
+    port: BatchPort | None = None
+
+    def new_waiter(link: Link) -> _native.Waiter:
+        nonlocal port
+        if port is not None:
+            port.close()
+        port = device.batch_port(link)
+        return port.waiter
+
+    async def alone(item: Item) -> Done[T]:
+        try:
+            return Done(item.position, await one(item), None)
+        except PvblobError as error:
+            return Done(item.position, None, error)
+
+    try:
+        while True:
+            item = feed.fill(new_waiter)
+            if item is not None:
+                yield await alone(item)
+                continue
+            if feed.batch is None or port is None or not len(feed.batch):
+                return
+            await port.progressed(feed.batch.seconds_left())
+            for position, read in feed.batch.take() or feed.batch.expire():
+                settled = feed.settle(position, read)
+                yield await alone(settled) if isinstance(settled, Item) else settled
+    finally:
+        feed.cancel()
+        if port is not None:
+            port.close()
