@@ -402,7 +402,6 @@ class HostEngine:
         (tests).
         """
 
-
     def fileno(self) -> int:
         """Return the descriptor that is readable while events wait."""
 

@@ -153,6 +153,7 @@ impl HostEngine {
     }
 
     /// Opens a channel; returns (eventfd, socket) for the guest, the caller's to close.
+    #[expect(clippy::too_many_arguments, reason = "what the control plane knows of a channel; Python names it")]
     #[pyo3(signature = (key, memory, host_page, pfns, downstream, credits, scope=None))]
     fn open_channel(
         &self,

@@ -56,6 +56,10 @@ Accounts elsewhere (real Azure) are [[upstream]] tables of the settings file; SI
 """
 log = logging.getLogger("pvblob.serve")
 
+Polling = Annotated[
+    bool | None,
+    typer.Option("--polling/--no-polling", help="Spin for a moment before sleeping; default: yes, on idle cores."),
+]
 PolicyFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Who may do what; default: the host's own user, everything.")
 ]
@@ -83,10 +87,7 @@ def run(
     socket_mode: SocketMode = None,
     socket_group: SocketGroup = None,
     metrics: Metrics = None,
-    polling: Annotated[
-        bool | None,
-        typer.Option("--polling/--no-polling", help="Spin for a moment before sleeping; default: yes, on idle cores."),
-    ] = None,
+    polling: Polling = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="Settings file; default: ./pvblob.toml.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Announce readiness as one line of JSON.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what the host does.")] = False,

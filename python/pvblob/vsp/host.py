@@ -101,14 +101,12 @@ class Host:
         threads = self._workers, self._workers
         polls = {"spinners_max": cores() - 1 if polling else 0, "spin_us": POLLING_US}
         self._start_engine = partial(_native.HostEngine, *threads, offload_entries_max, stallable=stallable, **polls)
+        self._guests, self._keys = set[GuestConnection](), itertools.count(1)
         self._disposal = Disposal()
-        self._guests: set[GuestConnection] = set()
-        self._keys = itertools.count(1)
         self._channel_failed: dict[int, Callable[[str], None]] = {}
         self._instance_id = uuid4()
-        self._guests_max = 0
+        self._guests_max = self.refused = 0
         self._running = False
-        self.refused = 0
 
     async def start(self) -> None:
         """Listen and serve. Raises ChannelError when another host listens on a socket, SettingsError for a bad one."""
@@ -266,6 +264,11 @@ def _device_limits(timeout_s_max: float, requests_in_flight_max: int, lent_bytes
         features=FEATURES,
         host_software="pvblob",
     )
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def raise_descriptor_limit() -> int:
