@@ -2,7 +2,7 @@
 
 Written here, in a hundred lines, because what is needed is bars: matplotlib would be a hundred times the size of
 pvblob, and libraries that write SVG themselves add scripts and random ids that repositories do not show or diff badly
-(docs/decisions/0005-plots.md). The same rows give the same bytes.
+(docs/decisions/0006-plots.md). The same rows give the same bytes.
 """
 
 from __future__ import annotations
