@@ -20,6 +20,9 @@ import time
 from pathlib import Path
 from typing import Literal
 
+from pvblob.blobs.service import EmbeddedService
+from pvblob.http import BytesBody, Fields, OnceKey, Request
+
 WORKERS = 4
 SEGMENT_BYTES = 128 << 10
 
@@ -44,63 +47,70 @@ def supervise(store: str, snapshots: Path, seed: int, lives: int, acks: int, dur
         os.write(1, f"copied {snapshot}\n".encode())
 
 
-async def write(store: str, seed: int, durability: Literal["fsync", "none"]) -> None:
-    from pvblob.blobs.service import EmbeddedService
-    from pvblob.http import BytesBody, Fields, OnceKey, Request
+class Writer:
+    """One life: changes a few names at random, each change once-only, until it is killed."""
 
-    chance = random.Random(seed)
-    service = EmbeddedService(Path(store), durability=durability, segment_bytes=SEGMENT_BYTES)
-    service.open()
-    assert service._writer is not None
-    service._writer.execute("PRAGMA wal_autocheckpoint = 30")  # checkpoints are what a short run would not see
+    def __init__(self, store: str, seed: int, durability: Literal["fsync", "none"]) -> None:
+        self._chance = random.Random(seed)
+        self._service = EmbeddedService(Path(store), durability=durability, segment_bytes=SEGMENT_BYTES)
+        self._service.open()
+        assert self._service._writer is not None
+        # Checkpoints are what a short run would not see.
+        self._service._writer.execute("PRAGMA wal_autocheckpoint = 30")
 
-    async def send(method: str, target: str, body: bytes = b"", once: OnceKey | None = None) -> str:
+    async def run(self) -> None:
+        await self._send("PUT", "/con?restype=container")
+        await asyncio.gather(*[self._work(number) for number in range(WORKERS)])
+
+    async def _send(self, method: str, target: str, body: bytes = b"", once: OnceKey | None = None) -> str:
         fields = Fields([("x-ms-blob-type", "BlockBlob")])
-        response = await service.execute(Request(method, "https", "acct.blob.x", target, fields, once), BytesBody(body))
+        request = Request(method, "https", "acct.blob.x", target, fields, once)
+        response = await self._service.execute(request, BytesBody(body))
         assert response.status in (200, 201, 202, 404, 409), (method, target, response)
         return response.fields.get("etag") or "-"
 
-    def say(*words: str) -> None:
-        os.write(1, (" ".join(words) + "\n").encode())
-
-    async def change(name: str) -> None:
-        guid = chance.randbytes(16)
-        once = OnceKey("uid:0", bytes(16), guid, hashlib.sha256(guid).digest(), False)
-        body = chance.randbytes(chance.randrange(1, chance.choice([600, 20_000, 60_000])))
-        digest = hashlib.sha256(body).hexdigest()
-        kind = chance.random()
-        if kind < 0.15:
-            digest = "-"
-            say("begin", name, digest, guid.hex())
-            etag = await send("DELETE", f"/con/{name}", once=once)
-        elif kind < 0.75:
-            say("begin", name, digest, guid.hex())
-            etag = await send("PUT", f"/con/{name}", body, once)
-        else:
-            half = len(body) // 2 or 1
-            pieces = {"AAAA": body[:half], "BBBB": body[half:]} if len(body) > 1 else {"AAAA": body}
-            for block, piece in pieces.items():
-                await send("PUT", f"/con/{name}?comp=block&blockid={block}", piece)
-            names = "".join(f"<Latest>{block}</Latest>" for block in pieces)
-            say("begin", name, digest, guid.hex())
-            xml = f"<BlockList>{names}</BlockList>".encode()
-            etag = await send("PUT", f"/con/{name}?comp=blocklist", xml, once)
-        say("done", name, digest, guid.hex(), etag)
-
-    async def worker(number: int) -> None:
+    async def _work(self, number: int) -> None:
         while True:
-            await change(f"w{number}-{chance.randrange(5)}")
-            if chance.random() < 0.05:
-                store = service._store
+            await self._change(f"w{number}-{self._chance.randrange(5)}")
+            if self._chance.random() < 0.05:
+                store = self._service._store
                 assert store is not None
                 await asyncio.to_thread(store.extents.punch_idle, 4096)
 
-    await send("PUT", "/con?restype=container")
-    await asyncio.gather(*[worker(number) for number in range(WORKERS)])
+    async def _change(self, name: str) -> None:
+        chance = self._chance
+        guid = chance.randbytes(16)
+        once = OnceKey("uid:0", bytes(16), guid, hashlib.sha256(guid).digest(), False)
+        body = chance.randbytes(chance.randrange(1, chance.choice([600, 20_000, 60_000])))
+        kind = chance.random()
+        what = (name, "-" if kind < 0.15 else hashlib.sha256(body).hexdigest(), guid.hex())
+        if kind < 0.15:
+            say("begin", *what)
+            etag = await self._send("DELETE", f"/con/{name}", once=once)
+        elif kind < 0.75:
+            say("begin", *what)
+            etag = await self._send("PUT", f"/con/{name}", body, once)
+        else:
+            etag = await self._change_by_blocks(name, body, once, what)
+        say("done", *what, etag)
+
+    async def _change_by_blocks(self, name: str, body: bytes, once: OnceKey, what: tuple[str, ...]) -> str:
+        half = len(body) // 2 or 1
+        pieces = {"AAAA": body[:half], "BBBB": body[half:]} if len(body) > 1 else {"AAAA": body}
+        for block, piece in pieces.items():
+            await self._send("PUT", f"/con/{name}?comp=block&blockid={block}", piece)
+        names = "".join(f"<Latest>{block}</Latest>" for block in pieces)
+        say("begin", *what)
+        return await self._send("PUT", f"/con/{name}?comp=blocklist", f"<BlockList>{names}</BlockList>".encode(), once)
+
+
+def say(*words: str) -> None:
+    """Write one line in one system call, which the record has in its place."""
+    os.write(1, (" ".join(words) + "\n").encode())
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "writer":
-        asyncio.run(write(sys.argv[2], int(sys.argv[3]), sys.argv[4]))  # type: ignore[arg-type]
+        asyncio.run(Writer(sys.argv[2], int(sys.argv[3]), sys.argv[4]).run())  # type: ignore[arg-type]
     else:
         supervise(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]), sys.argv[6])
