@@ -288,7 +288,10 @@ class AsyncDevice:
         channel = link.channel
         while True:
             timeout_ms = timeout_ms_until(deadline, link)
-            token = channel.submit(port.waiter, request, response, data, data_valid, timeout_ms, guid)
+            try:
+                token = channel.submit(port.waiter, request, response, data, data_valid, timeout_ms, guid)
+            except ConnectionError:
+                raise closed(link) from None
             if token is not None:
                 return AsyncCompletion(port, token, deadline + HOST_GRACE_S)
             await port.changed(deadline)

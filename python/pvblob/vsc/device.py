@@ -244,7 +244,10 @@ class Device:
         waiter = self._waiter()
         while True:
             timeout_ms = timeout_ms_until(deadline, link)
-            token = link.channel.submit(waiter, request, response, data, data_valid, timeout_ms, guid)
+            try:
+                token = link.channel.submit(waiter, request, response, data, data_valid, timeout_ms, guid)
+            except ConnectionError:
+                raise closed(link) from None
             if token is not None:
                 return Completion(self, link, token, deadline)
             self._wait_for_change(link, deadline, "no credit and no room in the ring before the deadline")

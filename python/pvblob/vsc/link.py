@@ -6,6 +6,7 @@ waits is woken afterwards to look again. A link never waits.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 
@@ -52,7 +53,7 @@ class Link:
             try:
                 while self.gone is None and (received := self._bus.receive()) is not None:
                     self._handle(*received)
-            except BusClosed:
+            except (BusClosed, DeviceGone):
                 self._fail("the host closed the connection")
             except RemoteProtocolError as broken:
                 self._fail(f"the host broke the protocol: {broken}")
@@ -72,7 +73,8 @@ class Link:
             self.memory.forget(message.gpa)
         elif isinstance(message, m.RescindChannelOffer):
             self.channel.drain()  # what the host completed before it rescinded counts (design rule 3)
-            self._send(m.RelidReleased(message.relid))
+            with contextlib.suppress(DeviceGone):  # it may have gone at once: it does not wait for our word
+                self._send(m.RelidReleased(message.relid))
             self._fail("the host withdrew the device")
         elif isinstance(message, m.Refused):
             self._fail(f"the host ended the connection: {message.text}")
@@ -80,7 +82,12 @@ class Link:
             self._fail(f"the host sent {message.NAME} out of turn")
 
     def _send(self, message: Message, descriptors: tuple[int, ...] = ()) -> None:
-        self._bus.send(self._session.send(message), descriptors)
+        """Send, under the lock. Raises DeviceGone when the host has closed the bus and nobody has noticed yet."""
+        try:
+            self._bus.send(self._session.send(message), descriptors)
+        except BusClosed:
+            self._fail("the host closed the connection")
+            raise DeviceGone(self.gone) from None
 
     def _fail(self, reason: str) -> None:
         if self.gone is None:
@@ -143,7 +150,8 @@ class Link:
         with self._lock:
             gpa = None if self.gone is not None else self.memory.retire_idle()
             if gpa is not None:
-                self._send(m.MemoryRegionRemove(gpa))
+                with contextlib.suppress(DeviceGone):  # the next use of the link says so
+                    self._send(m.MemoryRegionRemove(gpa))
 
     def exhausted(self, size_bytes: int) -> LentMemoryExhausted:
         """Return the error for a request that lent memory cannot serve."""
