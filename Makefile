@@ -18,7 +18,7 @@ PYTEST_ARGS ?=
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help toolchain setup demo quick test test-rust test-python loom lint check bench fmt clean
+.PHONY: help toolchain setup demo quick test test-rust test-python loom crash soak lint check bench fmt clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,12 @@ loom: ## The ring's index protocol under every interleaving that loom finds
 
 test-python: setup
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+crash: setup ## Kill hosts and guests, cut the power: all points (needs strace; ARGS="--seed N" replays)
+	CRASH_FULL=1 $(BIN)/pytest tests/crash -s --deselect tests/crash/test_soak.py $(ARGS)
+
+soak: setup ## A hundred guests come, go, die and cancel for SOAK_SECONDS (600); the host must stay flat
+	$(BIN)/python -m tests.crash.soak
 
 lint: setup ## Formatting, lints, types, import rules
 	$(BIN)/ruff check

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 import random
+import sqlite3
 
 import pytest
+
+from pvblob.blobs import catalog
+from pvblob.blobs.extents import aligned
+from pvblob.blobs.layout import unpack
 
 FULL = bool(os.environ.get("CRASH_FULL"))
 
@@ -23,3 +28,10 @@ def crash_seed(request: pytest.FixtureRequest) -> int:
 def crash_points(request: pytest.FixtureRequest) -> int:
     """How many points to try."""
     return int(request.config.getoption("--points") or (240 if FULL else 16))
+
+
+def used_bytes(reader: sqlite3.Connection) -> int:
+    """Bytes of segments that the catalog refers to."""
+    runs = {(b.segment, b.offset, b.length) for _, _, packed in catalog.every_layout(reader) for b in unpack(packed)}
+    runs |= {(block.segment, block.offset, block.length) for _, _, block in catalog.every_block(reader)}
+    return sum(aligned(length) for _, _, length in runs)

@@ -18,14 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from pvblob.blobs import catalog
-from pvblob.blobs.extents import aligned
-from pvblob.blobs.layout import unpack
 from pvblob.blobs.service import EmbeddedService
 from pvblob.errors import PvblobError
 from pvblob.http import BytesBody, Fields, FileContent, Request
 from tests.crash import powercut_writer, syscalls
-from tests.crash.conftest import FULL
+from tests.crash.conftest import FULL, used_bytes
 from tests.crash.disk import Disk
 
 SCRIPT = Path(powercut_writer.__file__)
@@ -88,13 +85,6 @@ async def digest_of(service: EmbeddedService, name: str) -> str:
     body = b"".join(os.pread(extent.fd, extent.length, extent.offset) for extent in response.content.extents)
     response.content.release()
     return hashlib.sha256(body).hexdigest()
-
-
-def used_bytes(reader: object) -> int:
-    """Bytes of segments that the catalog refers to."""
-    runs = {(b.segment, b.offset, b.length) for _, _, packed in catalog.every_layout(reader) for b in unpack(packed)}  # type: ignore[arg-type]
-    runs |= {(block.segment, block.offset, block.length) for _, _, block in catalog.every_block(reader)}  # type: ignore[arg-type]
-    return sum(aligned(length) for _, _, length in runs)
 
 
 def concerns(call: syscalls.Call, root: str) -> bool:

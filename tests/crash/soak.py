@@ -1,0 +1,154 @@
+"""`make soak`: a hundred guests come and go, are killed, cancel and are rescinded; the host must stay as it was.
+
+A short wave of guests warms the host up; what it holds after that wave is the baseline. Then guests come and go for
+SOAK_SECONDS (600), and what it holds when the last has gone is compared: descriptors, threads and mappings must not
+have grown at all, private memory by no more than the catalog's page cache. Prints figures as it goes.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pvblob.client.exchange import Exchange
+from tests.crash.actors import (
+    Actor,
+    Ledger,
+    Resources,
+    play_canceller,
+    play_guest,
+    put_request,
+    request_to,
+    start_host,
+    wait_until,
+)
+
+# SQLite may keep 64 MiB of pages per connection, two connections; the catalog of a long soak fills a part of that.
+PRIVATE_BYTES_GROWTH_MAX = 64 << 20
+
+
+@dataclass
+class Soak:
+    """One soak: the host under test and the guests of the moment."""
+
+    directory: Path
+    guests_max: int
+    chance: random.Random
+    pace_s: float
+    lifetime_s: float
+    guests: list[tuple[Actor, float]] = field(default_factory=list)
+    tally: Counter[str] = field(default_factory=Counter)
+    ledger: Ledger = field(default_factory=Ledger)
+
+    def __post_init__(self) -> None:
+        self.socket_path = str(self.directory / "bus.sock")
+        self.host = start_host(self.directory / "store", self.socket_path)
+        with Exchange(self.socket_path) as exchange:
+            assert exchange.perform(request_to("PUT", "/con?restype=container")).status == 201
+            body = bytes(8 << 20)
+            with ThreadPoolExecutor(16) as pool:  # so that every pool of the host has all its threads
+                put = put_request("/con/warm", len(body))
+                assert all(pool.map(lambda _: exchange.perform(put, body).status == 201, range(64)))
+
+    def resources(self) -> Resources:
+        assert self.host.process.pid is not None
+        return Resources.of(self.host.process.pid)
+
+    def wave(self, seconds: float) -> None:
+        """Let guests come and go for a while, then see them all off."""
+        until = time.monotonic() + seconds
+        rescind_at = time.monotonic() + seconds / 10
+        report_at = time.monotonic() + 30
+        while time.monotonic() < until:
+            if len(self.guests) < self.guests_max:
+                self._come()
+            self._go()
+            for guest, _ in self.guests:
+                self.ledger.drain(guest)
+            if time.monotonic() > rescind_at:
+                rescind_at = time.monotonic() + seconds / 10
+                self.tally["guests rescinded"] += self.host.ask("rescind")[0] or len(self.guests)
+            if time.monotonic() > report_at:
+                report_at += 30
+                self.report("running")
+            time.sleep(0.02)
+        self._see_off()
+
+    def _come(self) -> None:
+        self.tally["guests"] += 1
+        name = f"s{self.tally['guests']}"
+        play = play_canceller if self.chance.random() < 0.3 else play_guest
+        actor = Actor(play, self.socket_path, name, self.chance.randrange(10**9), self.pace_s)
+        self.guests.append((actor, time.monotonic() + self.chance.uniform(0.2, self.lifetime_s)))
+
+    def _go(self) -> None:
+        staying = []
+        for guest, until in self.guests:
+            if time.monotonic() < until:
+                staying.append((guest, until))
+            elif self.chance.random() < 0.5:
+                self.tally["killed"] += 1
+                guest.kill()
+                self.ledger.drain(guest)
+                guest.pipe.close()
+            else:
+                self._part(guest)
+        self.guests = staying
+
+    def _part(self, guest: Actor) -> None:
+        self.tally["left"] += 1
+        guest.pipe.send("end")
+        try:
+            while True:
+                self.ledger.hear(guest.hear(timeout_s=120))
+        except EOFError:
+            guest.end()
+
+    def _see_off(self) -> None:
+        for guest, _ in self.guests:
+            self._part(guest)
+        self.guests = []
+        wait_until(lambda: self.host.ask("space")[0] == 0, lambda: "the host has not forgotten a guest")
+
+    def settled(self) -> Resources:
+        """Return what the host holds once nothing moves any more."""
+        wait_until(lambda: self.resources().mappings == 0, lambda: f"memory is still mapped: {self.resources()}")
+        return self.resources()
+
+    def report(self, when: str) -> None:
+        held = self.resources()
+        sys.stdout.write(
+            f"{when}: {held.descriptors} descriptors, {held.threads} threads, {held.mappings} mappings, "
+            f"{held.private_bytes >> 20} MiB private; {len(self.guests)} guests now; "
+            f"{self.ledger.acknowledged} writes acknowledged; {dict(self.tally)}\n"
+        )
+        sys.stdout.flush()
+
+
+def soak(directory: Path, seconds: float, guests_max: int, seed: int, pace_s: float) -> None:
+    """Run one soak; AssertionError says what is not flat."""
+    run = Soak(directory, guests_max, random.Random(seed), pace_s, min(20.0, seconds / 3))
+    run.wave(seconds / 10)
+    before = run.settled()
+    run.report("warm")
+    run.wave(seconds)
+    after = run.settled()
+    run.report("at the end")
+    run.host.end()
+    assert after.within(before), f"not flat: {before} before, {after} after"
+    growth = after.private_bytes - before.private_bytes
+    assert growth <= PRIVATE_BYTES_GROWTH_MAX, f"private memory grew by {growth} bytes"
+
+
+if __name__ == "__main__":
+    chosen = int(os.environ.get("SEED") or random.SystemRandom().randrange(10**6))
+    sys.stdout.write(f"seed {chosen}\n")
+    with tempfile.TemporaryDirectory() as scratch:
+        soak(Path(scratch), float(os.environ.get("SOAK_SECONDS") or 600), 100, chosen, pace_s=1.0)
