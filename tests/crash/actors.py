@@ -14,6 +14,7 @@ import multiprocessing.context
 import random
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -207,7 +208,7 @@ class Guest:
                     self._check(self._chance.choice(list(written)), written)
         except BaseException as failure:
             self.failures.append(failure)
-            self.say("failed", repr(failure))
+            self.say("failed", "".join(traceback.format_exception(failure)))
             self.ending.set()
 
     def _count(self, target: str, turn: int, etag: str) -> str:
@@ -287,13 +288,14 @@ class Ledger:
             self.etags[target] = etag
             self.acknowledged += 1
 
-    def drain(self, guest: Actor) -> None:
-        """Hear everything a guest has said so far."""
+    def drain(self, guest: Actor) -> bool:
+        """Hear everything a guest has said so far; True when it has ended."""
         try:
             while guest.pipe.poll(0):
                 self.hear(guest.hear())
-        except EOFError:
-            return
+        except (EOFError, BrokenPipeError):
+            return True
+        return False
 
 
 def wait_until(condition: Callable[[], bool], what: Callable[[], str], timeout_s: float = 30.0) -> None:

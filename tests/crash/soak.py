@@ -7,6 +7,7 @@ have grown at all, private memory by no more than the catalog's page cache. Prin
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import sys
@@ -43,7 +44,8 @@ class Soak:
     chance: random.Random
     pace_s: float
     lifetime_s: float
-    guests: list[tuple[Actor, float]] = field(default_factory=list)
+    guests: list[tuple[Actor, float]] = field(default_factory=list)  # each with the time at which it goes
+    leaving: list[tuple[Actor, float]] = field(default_factory=list)
     tally: Counter[str] = field(default_factory=Counter)
     ledger: Ledger = field(default_factory=Ledger)
 
@@ -70,6 +72,7 @@ class Soak:
             if len(self.guests) < self.guests_max:
                 self._come()
             self._go()
+            self._see_off()
             for guest, _ in self.guests:
                 self.ledger.drain(guest)
             if time.monotonic() > rescind_at:
@@ -79,7 +82,7 @@ class Soak:
                 report_at += 30
                 self.report("running")
             time.sleep(0.02)
-        self._see_off()
+        self._see_everyone_off()
 
     def _come(self) -> None:
         self.tally["guests"] += 1
@@ -99,22 +102,30 @@ class Soak:
                 self.ledger.drain(guest)
                 guest.pipe.close()
             else:
-                self._part(guest)
+                self._ask_to_leave(guest)
         self.guests = staying
 
-    def _part(self, guest: Actor) -> None:
+    def _ask_to_leave(self, guest: Actor) -> None:
         self.tally["left"] += 1
-        guest.pipe.send("end")
-        try:
-            while True:
-                self.ledger.hear(guest.hear(timeout_s=120))
-        except EOFError:
-            guest.end()
+        with contextlib.suppress(BrokenPipeError):  # it has failed: its exit code will say so
+            guest.pipe.send("end")
+        self.leaving.append((guest, time.monotonic() + 150))
 
     def _see_off(self) -> None:
+        """Hear those who leave to their end."""
+        for guest, until in list(self.leaving):
+            if self.ledger.drain(guest):
+                guest.end()
+                self.leaving.remove((guest, until))
+            assert time.monotonic() < until, "a guest does not end"
+
+    def _see_everyone_off(self) -> None:
         for guest, _ in self.guests:
-            self._part(guest)
+            self._ask_to_leave(guest)
         self.guests = []
+        while self.leaving:
+            self._see_off()
+            time.sleep(0.02)
         wait_until(lambda: self.host.ask("space")[0] == 0, lambda: "the host has not forgotten a guest")
 
     def settled(self) -> Resources:

@@ -217,6 +217,7 @@ class AsyncDevice:
             steps = handshake.open_channel(self._device.nonce, self._device.lent_bytes_max)
             link = await _wait_for_steps(handshake, steps, time.monotonic() + HANDSHAKE_TIMEOUT_S)
         except BusClosed:
+            self._device.was_connected = True
             handshake.close()
             raise HostUnavailable(f"the host at {path} closed the connection while it was being set up") from None
         except BaseException:

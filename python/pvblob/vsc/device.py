@@ -136,6 +136,7 @@ class Device:
         try:
             return self._block(handshake, handshake.open_channel(self.nonce, self.lent_bytes_max), deadline)
         except BusClosed:
+            self.was_connected = True  # a host took us and ended or withdrew: one that restarts is worth waiting for
             handshake.close()
             raise HostUnavailable(f"the host at {path} closed the connection while it was being set up") from None
         except BaseException:

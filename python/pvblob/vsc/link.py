@@ -82,7 +82,8 @@ class Link:
             self._fail(f"the host sent {message.NAME} out of turn")
 
     def _send(self, message: Message, descriptors: tuple[int, ...] = ()) -> None:
-        """Send, under the lock. Raises DeviceGone when the host has closed the bus and nobody has noticed yet."""
+        """Send, under the lock. Raises DeviceGone when the link has ended, also if nobody has noticed it yet."""
+        self.check()
         try:
             self._bus.send(self._session.send(message), descriptors)
         except BusClosed:
