@@ -90,7 +90,9 @@ impl Responder {
 
     /// Counts a request with content, which no entry answers.
     pub fn refuse_content(&self) {
-        self.counters.ineligible(Ineligible::Content);
+        if self.table.is_on() {
+            self.counters.ineligible(Ineligible::Content);
+        }
     }
 
     /// Counts an answer that was given from an entry.
