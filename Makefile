@@ -15,10 +15,12 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
     2>/dev/null && echo $$name && break; done)
 RUST_SOURCES := $(shell find crates -name '*.rs' -o -name Cargo.toml) Cargo.toml $(wildcard Cargo.lock)
 PYTEST_ARGS ?=
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= ring ranges binary_http device
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help toolchain setup demo quick test test-rust test-python loom crash soak lint check bench fmt clean
+.PHONY: help toolchain setup demo quick test test-rust test-python loom fuzz miri crash soak lint check bench fmt clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +65,20 @@ test-rust:
 
 loom: ## The ring's index protocol under every interleaving that loom finds
 	cargo test --quiet --release -p vmbus --features loom --test loom
+
+# cargo-fuzz instruments with flags that only nightly allows; RUSTC_BOOTSTRAP lets stable take them.
+fuzz: ## Search for bytes that break the data plane, FUZZ_SECONDS per target (60), and keep what is new in fuzz/corpus
+	@command -v cargo-fuzz >/dev/null || { echo "missing: cargo-fuzz: cargo install cargo-fuzz (and a C++ compiler: apt-get install g++)"; exit 1; }
+	for target in $(FUZZ_TARGETS); do \
+	  RUSTC_BOOTSTRAP=1 CARGO_PROFILE_RELEASE_LTO=off cargo fuzz run --features libfuzzer $$target -- \
+	    -max_total_time=$(FUZZ_SECONDS) -max_len=2048 -print_final_stats=1 || exit 1; \
+	done
+
+# What Miri can run: no system calls, so no mappings; those run under the fuzzers' address sanitizer.
+miri: ## The index arithmetic, packets, ranges and codecs under Miri's rules for undefined behaviour
+	@cargo +nightly miri --version >/dev/null 2>&1 || { echo "missing: rustup component add --toolchain nightly miri rust-src"; exit 1; }
+	MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test --quiet -p vmbus --lib -- gpa:: ring:: packet:: poll:: layout::
+	MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test --quiet -p pvblob-fuzz --test replay
 
 test-python: setup
 	$(BIN)/pytest $(PYTEST_ARGS)
