@@ -95,13 +95,14 @@ def _sdk(name: str, title: str) -> list[Path]:
 
 _SPIN = "bounded spin (above 64 KiB: while a core is free), then futex"
 _FUTEX = "futex waits, never spinning"
+_INTO = "read_into a reused buffer, read_many for several in flight"
 _REUSED = "recv_into a reused buffer, keep-alive, a connection for each request in flight"
 _UPLOAD = "upload_blob(overwrite=True)"
 _READS = [
     Path("limit", "read", "limit:copy", "shared memory + pread, copied out", _SPIN, batches=True),
     Path("limit-inplace", "read", "limit:in-place", "shared memory + pread, in place", _SPIN, batches=True),
     Path("limit-blocking", "read", "limit:copy-blocking", "shared memory + pread, blocking", _FUTEX, batches=True),
-    Path("channel", "read", "channel:Copied", "pvblob.Client, copied out", "read_into a reused buffer"),
+    Path("channel", "read", "channel:Copied", "pvblob.Client, copied out", _INTO, batches=True),
     Path("channel-inplace", "read", "channel:InPlace", "pvblob.Client, in place", "view in lent pages"),
     Path("http-raw", "read", "http:Get", "socket over nginx", _REUSED, batches=True),
     Path("http-obstore", "read", "object_store:Get", "obstore over nginx", "HTTPStore, get_range", batches=True),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -46,6 +46,24 @@ class Copied(_Channel):
     def content(self, result: object) -> Buffer:
         """Return the buffer."""
         return self._buffer
+
+    def many(self, places: Iterator[tuple[int, int]]) -> Iterator[tuple[int, Buffer]]:
+        """Have `read_many` keep requests in flight, over buffers that go round."""
+        names = [name(blob) for blob in range(self.task.blobs)]
+        # One more than are under way: a read may be taken before there is room for it.
+        free = [bytearray(self.task.block_bytes) for _ in range(self.task.in_flight + 1)]
+        filling: list[bytearray] = []
+
+        def reads() -> Iterator[tuple[str, int, bytearray]]:
+            for blob, offset in places:
+                filling.append(free.pop())
+                yield names[blob], offset, filling[-1]
+
+        for done in self._client.read_many(CONTAINER, reads(), in_flight=self.task.in_flight):
+            done.result()
+            buffer = filling[done.position]
+            yield done.position, buffer
+            free.append(buffer)
 
 
 class InPlace(_Channel):
