@@ -69,7 +69,7 @@ class Effort(NamedTuple):
         return Effort(rounds or self.rounds, seconds or self.seconds, blobs)
 
 
-FULL = Effort(rounds=5, seconds=1.0, blobs=16)
+FULL = Effort(rounds=5, seconds=0.8, blobs=16)
 QUICK = Effort(rounds=3, seconds=0.25, blobs=4)
 
 _HOST = {"host": HostPlan()}
