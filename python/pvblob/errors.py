@@ -25,7 +25,14 @@ class ChannelError(PvblobError, OSError):
 
 
 class HostUnavailable(ChannelError, ConnectionError):
-    """No host answers on the socket: nothing was sent."""
+    """No host answers on the socket: nothing was sent.
+
+    listens: whether one listens there all the same (overloaded, or just ending), so that it is worth waiting for.
+    """
+
+    def __init__(self, *text: str, listens: bool = False) -> None:
+        super().__init__(*text)
+        self.listens = listens
 
 
 class HostRefused(ChannelError, PermissionError):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -127,4 +129,51 @@ def test_a_closed_exchange_opens_again_at_its_next_use(live_host: Any, request_t
     make_container(exchange, request_to, "again")
     exchange.close()
     assert exchange.perform(request_to("GET", "/again?restype=container")).status == 200
+    exchange.close()
+
+
+def test_a_host_that_ends_while_it_takes_us_is_waited_for(live_host: Any, request_to: RequestTo) -> None:
+    """Rule 3: a guest that meets a rescind in its very first handshake sees a pause and no error."""
+    live_host.stop()
+    ending = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ending.bind(live_host.socket_path)
+    ending.listen()
+
+    def end_and_return() -> None:
+        taken, _ = ending.accept()
+        taken.close()
+        ending.close()
+        Path(live_host.socket_path).unlink()
+        live_host.start()
+
+    ender = threading.Thread(target=end_and_return)
+    ender.start()
+    with Exchange(live_host.socket_path) as exchange:
+        assert exchange.perform(request_to("PUT", "/waited?restype=container")).status == 201
+    ender.join()
+
+
+def test_a_device_withdrawn_from_a_busy_guest_is_a_pause(live_host: Any, request_to: RequestTo) -> None:
+    """Rule 3: rescind waits for nobody; reads, writes and growing memory go on over the next channel."""
+    exchange = Exchange(live_host.socket_path)
+    make_container(exchange, request_to, "withdrawn")
+    data = os.urandom(100_000)
+    ending = threading.Event()
+
+    def withdraw() -> None:
+        while not ending.wait(0.02):
+            live_host.call(live_host.host.rescind)
+
+    withdrawing = threading.Thread(target=withdraw)
+    withdrawing.start()
+    try:
+        for turn in range(5):
+            target = f"/withdrawn/{turn}"
+            condition = ("if-none-match", "*")  # executed twice, it would be refused
+            head = (("x-ms-blob-type", "BlockBlob"), ("content-length", "100000"), condition)
+            assert exchange.perform(request_to("PUT", target, *head), data).status == 201
+            assert exchange.perform(request_to("GET", target)).content == data
+    finally:
+        ending.set()
+        withdrawing.join()
     exchange.close()

@@ -86,8 +86,8 @@ class _Settings:
         return _Attempt(request, source, lent)
 
     def _may_repeat(self, attempt: _Attempt, failure: Exception, deadline: float) -> bool:
-        """Whether to try again after *failure*: a host that served us before is being restarted, others are missing."""
-        if isinstance(failure, HostUnavailable) and not self._device.was_connected:
+        """Whether to try again after *failure*: a host that listens, or that served us before, is worth waiting for."""
+        if isinstance(failure, HostUnavailable) and not (failure.listens or self._device.was_connected):
             return False
         return time.monotonic() < deadline and attempt.may_repeat()
 

@@ -312,7 +312,7 @@ def connect(path: Path) -> Bus:
         return Bus(connection)
     except OSError as error:
         connection.close()
-        raise HostUnavailable(_why_unavailable(path, error)) from error
+        raise HostUnavailable(_why_unavailable(path, error), listens=error.errno == errno.EAGAIN) from error
     except BaseException:
         connection.close()
         raise

@@ -20,6 +20,7 @@ from pvblob.vmbus.bus import BusClosed, connect
 from pvblob.vsc.device import (
     HANDSHAKE_TIMEOUT_S,
     HOST_GRACE_S,
+    OVERLOADED,
     Device,
     closed,
     reconnect_pauses_s,
@@ -217,9 +218,9 @@ class AsyncDevice:
             steps = handshake.open_channel(self._device.nonce, self._device.lent_bytes_max)
             link = await _wait_for_steps(handshake, steps, time.monotonic() + HANDSHAKE_TIMEOUT_S)
         except BusClosed:
-            self._device.was_connected = True
             handshake.close()
-            raise HostUnavailable(f"the host at {path} closed the connection while it was being set up") from None
+            text = f"the host at {path} closed the connection while it was being set up"
+            raise HostUnavailable(text, listens=True) from None
         except BaseException:
             handshake.close()
             raise
@@ -323,9 +324,7 @@ async def _wait_for_steps(handshake: Handshake, steps: Generator[None, None, T],
             try:
                 await asyncio.wait_for(readable, max(0.0, deadline - time.monotonic()))
             except TimeoutError:
-                raise HostUnavailable(
-                    "the host accepted the connection but does not answer; is it overloaded?"
-                ) from None
+                raise HostUnavailable(OVERLOADED, listens=True) from None
             finally:
                 loop.remove_reader(handshake.fileno())
     except StopIteration as stop:

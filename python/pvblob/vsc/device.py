@@ -30,6 +30,7 @@ HANDSHAKE_TIMEOUT_S = 10.0
 LENT_BYTES_MAX = 1 << 30
 # The host answers at the deadline itself; a guest that waits a little longer gets that answer instead of a guess.
 HOST_GRACE_S = 0.5
+OVERLOADED = "the host accepted the connection but does not answer; is it overloaded?"
 RECONNECT_PAUSES_S = (0.001, 0.005, 0.02, 0.05, 0.1)
 
 
@@ -136,9 +137,9 @@ class Device:
         try:
             return self._block(handshake, handshake.open_channel(self.nonce, self.lent_bytes_max), deadline)
         except BusClosed:
-            self.was_connected = True  # a host took us and ended or withdrew: one that restarts is worth waiting for
             handshake.close()
-            raise HostUnavailable(f"the host at {path} closed the connection while it was being set up") from None
+            text = f"the host at {path} closed the connection while it was being set up"
+            raise HostUnavailable(text, listens=True) from None
         except BaseException:
             handshake.close()
             raise
@@ -151,7 +152,7 @@ class Device:
             while True:
                 next(steps)
                 if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                    raise HostUnavailable("the host accepted the connection but does not answer; is it overloaded?")
+                    raise HostUnavailable(OVERLOADED, listens=True)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
 
