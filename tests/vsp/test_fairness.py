@@ -24,6 +24,8 @@ SAMPLES = 150
 ATTEMPTS = 3
 # What waiting for a core costs here: a guest's latency below this says nothing about the host's fairness.
 NOISE_S = 0.001
+# Ten times what a request takes on an idle machine: then other programs are measured, not the host.
+TOO_BUSY_S = 0.005
 
 
 class Flood:
@@ -61,8 +63,8 @@ def p99(samples: list[float]) -> float:
     return sorted(samples)[int(len(samples) * 0.99)]
 
 
-def measure(exchange: Exchange, flood: Flood, target: str, samples: int) -> float:
-    """Return the p99 beside the flood in relation to the p99 alone."""
+def measure(exchange: Exchange, flood: Flood, target: str, samples: int) -> tuple[float, float]:
+    """Return (the p99 beside the flood in relation to the p99 alone, the p99 alone in seconds)."""
 
     def ask() -> list[float]:
         times = []
@@ -80,7 +82,7 @@ def measure(exchange: Exchange, flood: Flood, target: str, samples: int) -> floa
         beside += ask()
         flood.toggle()
     print(f"{target}: p99 {p99(alone) * 1e6:.0f} us alone, {p99(beside) * 1e6:.0f} us beside the flood")  # noqa: T201
-    return p99(beside) / max(p99(alone), NOISE_S)
+    return p99(beside) / max(p99(alone), NOISE_S), p99(alone)
 
 
 @pytest.mark.parametrize(("target", "data_bytes"), [("/con/b?comp=metadata", 0), ("/con/b", 4096)])
@@ -90,10 +92,12 @@ def test_a_flood_does_not_move_another_guests_p99_by_more_than_twice(
     """The first kind of request is answered by Python, the second in the data plane once it has been asked for."""
     connected, socket_path = exchange
     flood = Flood(socket_path, target, data_bytes)
-    ratios = []
+    measured = []
     for attempt in range(ATTEMPTS):
-        ratios.append(measure(connected, flood, target, SAMPLES * (attempt + 1)))
-        if ratios[-1] <= 2:
+        measured.append(measure(connected, flood, target, SAMPLES * (attempt + 1)))
+        if measured[-1][0] <= 2:
             break
     flood.end()
-    assert min(ratios) <= 2, f"p99 beside a flood over p99 alone: {ratios}"
+    if min(measured)[0] > 2 and min(alone for _, alone in measured) > TOO_BUSY_S:
+        pytest.skip(f"the machine is too busy to tell: {measured}")
+    assert min(measured)[0] <= 2, f"p99 beside a flood over p99 alone, p99 alone: {measured}"
