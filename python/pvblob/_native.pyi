@@ -351,6 +351,9 @@ class HostRequest:
     def read_data(self) -> bytes:
         """Copy the guest's content to private bytes."""
 
+    def load_data(self, at: int, fd: int, offset: int, length: int) -> None:
+        """Read *length* bytes of *fd* from *offset* into *at* of the data buffer; complete afterwards. May block."""
+
     def store_data(self, fd: int, offset: int, digest: Digest) -> None:
         """Write the guest's content to *fd* at *offset* block by block: copy, digest the copy, write the copy."""
 
@@ -515,7 +518,7 @@ class UpstreamClient:
         """
 
     def read(self, operation: int, exchange: UpstreamExchange, limit: int) -> None:
-        """Read up to *limit* bytes of content. Value: bytes, fewer only at the end."""
+        """Read up to *limit* bytes of content. Value: bytes; fewer at the end, or before a failure that comes next."""
 
     def fill(
         self,
@@ -526,7 +529,7 @@ class UpstreamClient:
         length: int,
         digest: Digest | None = None,
     ) -> None:
-        """Place content at *at* of a guest's data buffer or a file. Value: bytes placed, fewer only at the end."""
+        """Place content at *at* of a guest's data buffer or a file. Value: bytes placed, fewer as for `read`."""
 
     def warm(self, operation: int, endpoint: UpstreamEndpoint, count: int) -> None:
         """Have *count* idle connections. Value: how many were made."""

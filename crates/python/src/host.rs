@@ -22,7 +22,7 @@ use vmbus::memory::{Region, RegionError};
 
 use crate::codec::{DecodedFields, decoded_fields, latin1, text};
 use crate::descriptors::{borrow, duplicate};
-use crate::extents::Digest;
+use crate::extents::{Digest, system_error};
 use crate::offload::{Offer, runs};
 
 pub(crate) const EVENT_REQUEST: u8 = 0;
@@ -317,6 +317,12 @@ impl HostRequest {
     /// The guest's content as private bytes.
     fn read_data<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
         PyBytes::new(py, &py.detach(|| self.inner.read_data()))
+    }
+
+    /// Reads a part of a file into the data buffer; the request stays open.
+    fn load_data(&self, py: Python<'_>, at: u64, fd: i32, offset: u64, length: usize) -> PyResult<()> {
+        let file = duplicate(fd)?;
+        py.detach(|| self.inner.load_data_at(at, file.as_fd(), offset, length)).map_err(system_error)
     }
 
     /// Writes the guest's content to a file and adds it to the digest.

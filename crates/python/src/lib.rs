@@ -46,9 +46,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<host::HostRequest>()?;
     module.add_class::<offload::Generation>()?;
     module.add_class::<extents::Digest>()?;
-    module.add_class::<upstream::UpstreamClient>()?;
-    module.add_class::<upstream::UpstreamEndpoint>()?;
-    module.add_class::<upstream::UpstreamExchange>()?;
+    upstream::register(module)?;
     module.add_function(wrap_pyfunction!(guest::note_fork, module)?)?;
     module.add_function(wrap_pyfunction!(codec::encode_request, module)?)?;
     module.add_function(wrap_pyfunction!(codec::decode_request, module)?)?;

@@ -253,3 +253,9 @@ fn value_of<'py>(py: Python<'py>, outcome: Outcome) -> PyResult<Bound<'py, PyAny
         Outcome::Count(count) => count.into_pyobject(py)?.into_any(),
     })
 }
+
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<UpstreamClient>()?;
+    module.add_class::<UpstreamEndpoint>()?;
+    module.add_class::<UpstreamExchange>()
+}

@@ -20,6 +20,16 @@ const BLOCK_SIZE: u64 = 128 * 1024;
 /// How long a peer that does not take the rest of a request may still answer why.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
+/// What is left of an answer's content.
+enum Place {
+    /// Nothing: it has been read to its end, or there was none.
+    Done,
+    /// More, on its connection.
+    Open(Reading),
+    /// Nothing will come: what the next operation says.
+    Failed(Failure),
+}
+
 /// The content of an answer that has not been read to its end, and the connection it comes on.
 struct Reading {
     connection: Connection,
@@ -47,14 +57,14 @@ pub struct Sending {
 pub struct Exchange {
     connections: Arc<Connections>,
     gate: Gate,
-    reading: tokio::sync::Mutex<Option<Reading>>,
+    reading: tokio::sync::Mutex<Place>,
     task: Mutex<Option<AbortHandle>>,
 }
 
 impl Exchange {
     pub(crate) fn new(connections: Arc<Connections>) -> Self {
         let (gate, task) = (Gate::default(), Mutex::default());
-        Self { connections, gate, reading: tokio::sync::Mutex::new(None), task }
+        Self { connections, gate, reading: tokio::sync::Mutex::new(Place::Done), task }
     }
 
     pub(crate) fn runs_as(&self, task: AbortHandle) {
@@ -68,7 +78,7 @@ impl Exchange {
             task.abort();
         }
         if let Ok(mut reading) = self.reading.try_lock() {
-            *reading = None;
+            *reading = Place::Done;
         }
     }
 
@@ -80,12 +90,15 @@ impl Exchange {
         let AnswerHead { status, fields, framing, keep_alive } = answer;
         let (reused, length) = (connection.reused, framing.length());
         let mut place = self.reading.lock().await;
-        *place = Some(Reading { connection, framing, keep_alive: keep_alive && sent });
+        *place = Place::Open(Reading { connection, framing, keep_alive: keep_alive && sent });
         let content = match length {
             Some(length) if length <= sending.inline_max => Some(self.read_from(&mut place, length as usize).await?),
             _ => None,
         };
-        Ok(Head { status, fields, length, content, reused })
+        match &mut *place {
+            Place::Failed(failure) if content.is_some() => Err(failure.take()),
+            _ => Ok(Head { status, fields, length, content, reused }),
+        }
     }
 
     /// Sends on an idle connection or a new one; tells whether all of it went out.
@@ -144,12 +157,12 @@ impl Exchange {
         writer.flush().await
     }
 
-    /// Reads up to `limit` bytes of content to private memory; fewer only at the end.
+    /// Reads up to `limit` bytes of content to private memory; fewer at the end, or before a failure that comes next.
     pub(crate) async fn read(&self, limit: usize) -> Result<Vec<u8>, Failure> {
         self.read_from(&mut *self.reading.lock().await, limit).await
     }
 
-    async fn read_from(&self, place: &mut Option<Reading>, limit: usize) -> Result<Vec<u8>, Failure> {
+    async fn read_from(&self, place: &mut Place, limit: usize) -> Result<Vec<u8>, Failure> {
         let mut bytes = Vec::with_capacity(limit.min(1 << 20));
         self.transfer(place, limit as u64, |_, block| {
             bytes.extend_from_slice(block);
@@ -159,7 +172,7 @@ impl Exchange {
         Ok(bytes)
     }
 
-    /// Places up to `length` bytes of content at `at` of the sink; fewer only at the end.
+    /// Places up to `length` bytes of content at `at` of the sink; fewer at the end, or before a failure that comes next.
     pub(crate) async fn fill(&self, sink: &dyn Sink, at: u64, length: u64) -> Result<u64, Failure> {
         let mut place = self.reading.lock().await;
         self.transfer(&mut place, length, |done, block| self.gate.pass(|| sink.write(at + done, block))).await
@@ -167,18 +180,33 @@ impl Exchange {
 
     async fn transfer(
         &self,
-        place: &mut Option<Reading>,
+        place: &mut Place,
         length: u64,
         mut put: impl FnMut(u64, &[u8]) -> io::Result<()>,
     ) -> Result<u64, Failure> {
-        let Some(reading) = place.as_mut() else { return Ok(0) };
         let mut done = 0;
         while done < length {
-            let Some(block) = self.next_block(reading, length - done).await? else { break };
-            put(done, &block).map_err(|error| Failure::new(FailureKind::Local, error))?;
-            done += block.len() as u64;
+            let reading = match place {
+                Place::Done => break,
+                Place::Open(reading) => reading,
+                Place::Failed(_) if done > 0 => break,
+                Place::Failed(failure) => return Err(failure.take()),
+            };
+            let moved = match self.next_block(reading, length - done).await {
+                Ok(Some(block)) => put(done, &block).map(|()| block.len() as u64),
+                Ok(None) => Ok(0),
+                Err(failure) => {
+                    *place = Place::Failed(failure);
+                    continue;
+                }
+            };
+            let moved = moved.map_err(|error| Failure::new(FailureKind::Local, error))?;
+            done += moved;
+            if moved == 0 {
+                break;
+            }
         }
-        if reading.framing == Framing::Length(0) {
+        if matches!(place, Place::Open(reading) if reading.framing == Framing::Length(0)) {
             self.finish(place);
         }
         Ok(done)
@@ -193,8 +221,8 @@ impl Exchange {
     }
 
     /// The content has been read to its end: the connection is for the next request, if it can carry one.
-    fn finish(&self, place: &mut Option<Reading>) {
-        if let Some(reading) = place.take()
+    fn finish(&self, place: &mut Place) {
+        if let Place::Open(reading) = std::mem::replace(place, Place::Done)
             && reading.keep_alive
         {
             self.connections.release(reading.connection);

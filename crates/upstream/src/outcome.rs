@@ -38,6 +38,11 @@ impl Failure {
     pub(crate) fn new(kind: FailureKind, text: impl ToString) -> Self {
         Self { kind, text: text.to_string() }
     }
+
+    /// Takes it out of where it waited; what stays says the same in short.
+    pub(crate) fn take(&mut self) -> Self {
+        Self { kind: self.kind, text: std::mem::take(&mut self.text) }
+    }
 }
 
 /// An answer's head, and its content if that is small.

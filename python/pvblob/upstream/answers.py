@@ -9,8 +9,7 @@ from __future__ import annotations
 import tempfile
 from contextlib import ExitStack
 
-from pvblob.http import Extent, Fields, FileContent, Request, Response
-from pvblob.upstream.failures import unreachable
+from pvblob.http import Extent, Fields, FileContent, Response
 from pvblob.upstream.forward import answered_fields
 from pvblob.upstream.transport import Answer, TransportFailure
 
@@ -28,17 +27,19 @@ def plain_response(status: int, fields: Fields, content: bytes) -> Response:
     return Response(status, kept, content)
 
 
-async def read_whole(request: Request, account: str, answer: Answer) -> Response:
-    """Return the response of *answer*, its content read to the end. Raises GivenUp."""
+async def read_whole(answer: Answer) -> Response:
+    """Return the response of *answer*, its content read to the end. Raises TransportFailure when there is no end."""
     try:
         if answer.content is not None:
             return plain_response(answer.status, answer.fields, answer.content)
-        content = await answer.read(IN_MEMORY_BYTES_MAX)
-        if len(content) < IN_MEMORY_BYTES_MAX:
-            return plain_response(answer.status, answer.fields, content)
-        return await _spooled(answer, content)
-    except TransportFailure as failure:
-        raise unreachable(request, account, str(failure)) from None
+        parts: list[bytes] = []
+        size_bytes = 0
+        while part := await answer.read(IN_MEMORY_BYTES_MAX - size_bytes):
+            parts.append(part)
+            size_bytes += len(part)
+            if size_bytes == IN_MEMORY_BYTES_MAX:
+                return await _spooled(answer, b"".join(parts))
+        return plain_response(answer.status, answer.fields, b"".join(parts))
     finally:
         answer.drop()
 
@@ -47,10 +48,11 @@ async def _spooled(answer: Answer, begin: bytes) -> Response:
     with ExitStack() as stack:
         file = stack.enter_context(tempfile.TemporaryFile(buffering=0))
         file.write(begin)
-        room = SPOOLED_BYTES_MAX - len(begin)
-        size_bytes = len(begin) + await answer.fill(file.fileno(), len(begin), room)
-        if size_bytes == SPOOLED_BYTES_MAX:
-            raise TransportFailure("truncated", f"its content is larger than {SPOOLED_BYTES_MAX} bytes")
+        size_bytes = len(begin)
+        while moved := await answer.fill(file.fileno(), size_bytes, SPOOLED_BYTES_MAX - size_bytes):
+            size_bytes += moved
+            if size_bytes == SPOOLED_BYTES_MAX:
+                raise TransportFailure("truncated", f"its content is larger than {SPOOLED_BYTES_MAX} bytes")
         fields = answered_fields(answer.fields)
         fields.set("content-length", str(size_bytes))
         content = FileContent((Extent(file.fileno(), 0, size_bytes),), stack.pop_all().close)

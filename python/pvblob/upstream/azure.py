@@ -14,10 +14,13 @@ from pvblob.upstream.answers import INLINE_BYTES_MAX, plain_response, read_whole
 from pvblob.upstream.attempts import Attempts
 from pvblob.upstream.downloads import Cutting, RemoteContent
 from pvblob.upstream.endpoint import url_for
-from pvblob.upstream.failures import GivenUp
+from pvblob.upstream.failures import GivenUp, unknown_outcome, unreachable
 from pvblob.upstream.forward import DOTS_REFUSED, answered_fields, has_dot_segment
-from pvblob.upstream.transport import NO_BODY, Answer, Part
+from pvblob.upstream.retries import is_read
+from pvblob.upstream.transport import NO_BODY, Answer, Part, TransportFailure
 from pvblob.upstream.uploads import Spool, SpoolFull
+
+DOCUMENT_ATTEMPTS = 3
 
 
 class AzureUpstream:
@@ -64,7 +67,20 @@ class AzureUpstream:
 
     async def _forward(self, request: Request, part: Part) -> Response:
         answer = await self.attempts.perform(request, part, inline_max=INLINE_BYTES_MAX)
-        return await read_whole(request, self.account, answer)
+        return await self._document(request, answer)
+
+    async def _document(self, request: Request, answer: Answer) -> Response:
+        """Return the response of an answer that is read whole; a read whose content breaks off is repeated."""
+        for _ in range(DOCUMENT_ATTEMPTS):
+            try:
+                return await read_whole(answer)
+            except TransportFailure as failure:
+                reason = str(failure)
+            if not is_read(request):
+                raise unknown_outcome(request, self.account, reason)
+            answer = await self.attempts.perform(request, NO_BODY, inline_max=INLINE_BYTES_MAX)
+        answer.drop()
+        raise unreachable(request, self.account, reason)
 
     async def _batch(self, request: Request, body: Body) -> Response:
         attempts = self.attempts
@@ -79,7 +95,7 @@ class AzureUpstream:
         asked = _range_of(request)
         part = self._cutting.part_size_bytes
         if asked is not None and asked.last is not None and asked.last - asked.first >= part + part // 8:
-            narrowed = _with_range(request, ByteRange(asked.first, asked.first + part - 1))
+            narrowed = with_range(request, ByteRange(asked.first, asked.first + part - 1))
             answer = await self.attempts.perform(narrowed, NO_BODY, inline_max=INLINE_BYTES_MAX)
             return await self._begun(request, asked, answer)
         answer = await self.attempts.perform(request, NO_BODY, inline_max=INLINE_BYTES_MAX)
@@ -92,7 +108,7 @@ class AzureUpstream:
         etag = answer.fields.get("etag") if "x-ms-blob-type" in answer.fields else None
         first = 0 if answer.status == 200 else _first_of(answer.fields)
         if answer.size_bytes is None or answer.status not in (200, 206) or etag is None or first is None:
-            return await read_whole(request, self.account, answer)
+            return await self._document(request, answer)
         content = RemoteContent(
             self.attempts, request, answer, answer.size_bytes, first=first, etag=etag, cutting=self._cutting
         )
@@ -136,7 +152,8 @@ def _range_of(request: Request) -> ByteRange | None:
     return None if text is None else ByteRange.parse(text)
 
 
-def _with_range(request: Request, span: ByteRange) -> Request:
+def with_range(request: Request, span: ByteRange) -> Request:
+    """Return *request* for the bytes of *span*."""
     fields = Fields.lowered(list(request.fields.pairs()))
     fields.discard("range")
     fields.set("x-ms-range", str(span))

@@ -67,18 +67,22 @@ class RemoteContent(ArrivingContent):
         self._cutting = cutting
         self._stream: _Stream | None = _Stream(answer, 0, size_bytes if stream_end is None else stream_end)
 
-    async def place(self, buffer: _native.HostRequest, offset: int, length: int) -> None:
-        """See `ArrivingContent.place`. Parts larger than `part_size_bytes` run in parallel if a version is pinned."""
+    async def place(self, buffer: _native.HostRequest | int, offset: int, length: int) -> None:
+        """See `ArrivingContent.place`; *buffer* may be a file too. Parts of `part_size_bytes` run in parallel."""
+        await self.place_at(buffer, 0, offset, length)
+
+    async def place_at(self, buffer: _native.HostRequest | int, at: int, offset: int, length: int) -> None:
+        """`place`, but to *at* of the buffer."""
         pieces = self._pieces(offset, length)
         self._keep_stream_for(*pieces[0])
         if len(pieces) == 1:
-            await self._place(buffer, offset, *pieces[0])
+            await self._place(buffer, offset - at, *pieces[0])
             return
         turns = asyncio.Semaphore(self._cutting.parallel)
 
         async def place(start: int, size: int) -> None:
             async with turns:
-                await self._place(buffer, offset, start, size)
+                await self._place(buffer, offset - at, start, size)
 
         tasks = [asyncio.ensure_future(place(*piece)) for piece in pieces]
         try:
@@ -107,7 +111,8 @@ class RemoteContent(ArrivingContent):
     def _pieces(self, offset: int, length: int) -> list[tuple[int, int]]:
         part = self._cutting.part_size_bytes
         stream = self._stream
-        if stream is not None and (stream.position, stream.end) == (offset, offset + length) and length <= 4 * part:
+        comes = stream is not None and (stream.position, stream.end) == (offset, offset + length)
+        if comes and length <= 4 * part:
             return [(offset, length)]  # it comes already: asking again would cost its connection
         end = offset + length
         pieces = [(start, min(part, end - start)) for start in range(offset, end, part)]
@@ -125,7 +130,7 @@ class RemoteContent(ArrivingContent):
         else:
             self.release()
 
-    async def _place(self, buffer: _native.HostRequest, base: int, start: int, size: int) -> None:
+    async def _place(self, buffer: _native.HostRequest | int, base: int, start: int, size: int) -> None:
         """Put bytes *start* to *start + size* of the content at *start - base* of the buffer."""
         done, breaks = 0, 0
         while done < size:
@@ -134,12 +139,11 @@ class RemoteContent(ArrivingContent):
             try:
                 wanted = min(size - done, stream.end - stream.position)
                 moved = await stream.answer.fill(buffer, start - base + done, wanted)
-                if moved < wanted:
+                if not moved:
                     raise TransportFailure("truncated", "the content ended before its end")
                 stream.position += moved
                 done += moved
             except TransportFailure as failure:
-                # What was placed before the break is not known to the byte: it is had again.
                 breaks += 1
                 self._broke(stream, failure, breaks)
             finally:

@@ -55,14 +55,14 @@ class Answer:
         self.lease: Lease | None = None  # given back with the connection
 
     async def read(self, limit: int) -> bytes:
-        """Return up to *limit* bytes; fewer only at the end. Raises TransportFailure."""
+        """Return up to *limit* bytes; fewer at the end, or before a failure that the next one raises."""
         data: bytes = await self._transport.run(self._live(), "read", limit)
         return data
 
     async def fill(
         self, sink: _native.HostRequest | int, offset: int, length: int, digest: _native.Digest | None = None
     ) -> int:
-        """Place up to *length* bytes at *offset* of *sink*; fewer only at the end. Raises TransportFailure."""
+        """Place up to *length* bytes at *offset* of *sink*; fewer as for `read`. Raises TransportFailure."""
         count: int = await self._transport.run(self._live(), "fill", sink, offset, length, digest)
         return count
 

@@ -97,6 +97,20 @@ impl HostRequest {
         Ok(())
     }
 
+    /// Reads a file into `at` of the data buffer, before the completion; may wait for the disk. InvalidInput as for
+    /// `write_data_at`; UnexpectedEof: the file ends early.
+    pub fn load_data_at(&self, at: u64, file: BorrowedFd<'_>, offset: u64, length: usize) -> io::Result<()> {
+        let at = usize::try_from(at).unwrap_or(usize::MAX);
+        let outside = at.checked_add(length).is_none_or(|end| end > self.data.len());
+        if outside || self.data_valid() > 0 || self.completed.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        match self.data.read_from_file(at, file, offset, length)? {
+            read if read == length => Ok(()),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
     /// Writes the guest's content to `file` at `offset`, block by block: copy, digest the copy, write the copy.
     pub fn store_data(&self, file: BorrowedFd<'_>, offset: u64, digest: &mut Digest) -> io::Result<()> {
         let total = self.data_valid();
