@@ -141,9 +141,11 @@ async def _open_accounts(settings: HostSettings, stack: AsyncExitStack) -> Accou
         return None
     from pvblob.cli.upstream import account_settings
     from pvblob.upstream.accounts import Accounts
+    from pvblob.upstream.blocks import BlockStore
 
     tables = [account_settings(table) for table in settings.upstream]
-    accounts = Accounts(tables, connections_max=settings.upstream_connections_max)
+    cache = BlockStore(settings.cache_dir, settings.cache_size) if settings.cache_dir else None
+    accounts = Accounts(tables, connections_max=settings.upstream_connections_max, cache=cache)
     stack.push_async_callback(accounts.close)
     await accounts.open()
     return accounts

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pvblob.upstream.accounts import AccountSettings, Authorization
+from pvblob.upstream.cache import CacheRule
 
 if TYPE_CHECKING:
     from pvblob.vsp.settings import UpstreamSettings
@@ -38,4 +39,5 @@ def account_settings(table: UpstreamSettings) -> AccountSettings:
         part_size_bytes=table.part_size,
         parallel=table.parallel,
         stall_timeout_s=table.stall_timeout_s,
+        cache=tuple(CacheRule(rule.container, rule.prefix.encode(), rule.mode, rule.max_age_s) for rule in table.cache),
     )

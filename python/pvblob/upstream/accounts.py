@@ -20,7 +20,9 @@ from pvblob.errors import SettingsError
 from pvblob.http import Backend
 from pvblob.upstream.attempts import Attempts, Location
 from pvblob.upstream.azure import AzureUpstream
+from pvblob.upstream.blocks import BlockStore
 from pvblob.upstream.budget import Budget
+from pvblob.upstream.cache import CachedAccount, CacheRule
 from pvblob.upstream.credentials import Anonymous, Credential, PassThrough, SharedAccessSignature, SharedKey
 from pvblob.upstream.downloads import Cutting
 from pvblob.upstream.endpoint import EndpointUrl
@@ -46,7 +48,7 @@ class AccountSettings:
     azure-identity, client_id saying whose where there are several; "guest": what the guest sent; "none": nothing.
     ca_file: PEM; None: the system's.  connections_max: at once.  connections_warm: kept ready.
     requests_per_s, bytes_per_s: None for no limit.  part_size_bytes, parallel: how large contents are cut.
-    stall_timeout_s: content that stops coming for so long is asked for again.
+    stall_timeout_s: content that stops coming for so long is asked for again.  cache: what is kept on the local disk.
     """
 
     account: str
@@ -65,31 +67,40 @@ class AccountSettings:
     part_size_bytes: int = 8 << 20
     parallel: int = 4
     stall_timeout_s: float = 15.0
+    cache: tuple[CacheRule, ...] = ()
 
 
 class Accounts:
     """Every account elsewhere that this host serves, on the running loop.
 
-    connections_max: of all accounts together.
+    connections_max: of all accounts together.  cache: where blocks are kept; None: what is to be cached is not.
     """
 
-    def __init__(self, settings: Sequence[AccountSettings], *, connections_max: int = 256) -> None:
+    def __init__(
+        self, settings: Sequence[AccountSettings], *, connections_max: int = 256, cache: BlockStore | None = None
+    ) -> None:
         self._settings = settings
+        self._cache = cache
         self._machine = Budget(connections_max)
         self._tasks: list[asyncio.Task[None]] = []
         self._secrets: list[Secret] = []
         self._closing = contextlib.AsyncExitStack()
-        self.backends: dict[str, AzureUpstream] = {}
+        self.backends: dict[str, AzureUpstream | CachedAccount] = {}
 
     async def open(self) -> None:
         """Check every account's settings and credential, and begin to keep connections. Raises SettingsError."""
         self._transport = Transport()
         self._closing.callback(self._transport.close)
+        if self._cache is not None:
+            self._cache.open()
+            self._closing.callback(self._cache.close)
         spool = Spool()
         for settings in self._settings:
             attempts = await self._attempts(settings)
             cutting = Cutting(settings.part_size_bytes, settings.parallel)
-            self.backends[settings.account] = AzureUpstream(attempts, spool, cutting)
+            backend = AzureUpstream(attempts, spool, cutting)
+            cached = self._cache is not None and settings.cache
+            self.backends[settings.account] = self._behind_cache(backend, settings) if cached else backend
             if settings.connections_warm:
                 keeping = self._keep_warm(attempts, settings.connections_warm)
                 self._tasks.append(asyncio.get_running_loop().create_task(keeping))
@@ -111,6 +122,13 @@ class Accounts:
         """Read every secret again at its next use."""
         for secret in self._secrets:
             secret.look_again()
+
+    def _behind_cache(self, backend: AzureUpstream, settings: AccountSettings) -> CachedAccount:
+        if settings.authorization == "guest":
+            # What one guest may read, another may not: only the account can tell, for each request.
+            raise SettingsError(f"account {settings.account}: with authorization = 'guest' nothing can be cached")
+        assert self._cache is not None
+        return CachedAccount(backend, self._cache, settings.cache)
 
     async def _attempts(self, settings: AccountSettings) -> Attempts:
         primary = _location(settings.endpoint or f"https://{settings.account}.blob.core.windows.net", settings)

@@ -42,6 +42,17 @@ def default_store_path(environ: Mapping[str, str] | None = None, uid: int | None
     return (data_home if data_home.is_absolute() else Path.home() / ".local" / "share") / "pvblob"
 
 
+class CacheSettings(BaseModel):
+    """One `[[upstream.cache]]` table: which blobs of the account are kept on the local disk, and how."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    container: str
+    prefix: str = ""
+    mode: Literal["immutable", "revalidate", "off"] = "revalidate"
+    max_age_s: float = Field(0.0, ge=0)
+
+
 class UpstreamSettings(BaseModel):
     """One `[[upstream]]` table: an account elsewhere; see `upstream.accounts.AccountSettings` for what each means.
 
@@ -70,6 +81,7 @@ class UpstreamSettings(BaseModel):
     part_size: int = Field(8 << 20, ge=256 << 10, le=256 << 20)
     parallel: int = Field(4, ge=1, le=64)
     stall_timeout_s: float = Field(15.0, gt=0)
+    cache: tuple[CacheSettings, ...] = ()
 
     @model_validator(mode="after")
     def _one_credential(self) -> UpstreamSettings:
@@ -96,6 +108,7 @@ class HostSettings(BaseSettings):
     says who may do what; None serves the host's own user and root.  socket_mode, socket_group: of the control socket.
     metrics: `HOST:PORT` where Prometheus may scrape, off when None.
     upstream: accounts elsewhere, the `[[upstream]]` tables.  upstream_connections_max: of all of them together.
+    cache_dir, cache_size: where blocks of those that have `[[upstream.cache]]` tables are kept, and how many bytes.
     http_certificate, http_key: PEM files; with them the front speaks HTTPS.
     """
 
@@ -116,6 +129,8 @@ class HostSettings(BaseSettings):
     metrics: str | None = None
     upstream: tuple[UpstreamSettings, ...] = ()
     upstream_connections_max: int = Field(256, ge=1)
+    cache_dir: Path | None = None
+    cache_size: int = Field(10 << 30, ge=64 << 20)
     http_certificate: Path | None = None
     http_key: Path | None = None
 
@@ -147,6 +162,8 @@ class HostSettings(BaseSettings):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"account {', '.join(twice)} is in [[upstream]] twice")
+        if self.cache_dir is None and any(upstream.cache for upstream in self.upstream):
+            raise ValueError("[[upstream.cache]] needs cache_dir, a directory for this host alone")
         if (self.http_certificate is None) != (self.http_key is None):
             raise ValueError("http_certificate and http_key go together")
         return self
