@@ -380,3 +380,27 @@ async def test_connections_are_kept_and_bounded(account: OpenAccount, authority:
     assert [one.status for one in outcomes] == [200] * 40
     assert most == 4
     assert dialed == 4
+
+
+async def test_a_slow_read_is_asked_a_second_time_and_a_write_is_not(
+    account: OpenAccount, authority: Authority
+) -> None:
+    """Issue 5: hedged second request for a slow tail (off by default)."""
+    asked: Counter[bytes] = Counter()
+
+    async def answer(head: bytes) -> bytes:
+        method = head.split(b" ")[0]
+        asked[method] += 1
+        if asked[method] == 1:
+            await asyncio.sleep(1.0 if method == b"PUT" else 30.0)
+        return said("200 OK", b"x")
+
+    async with answering(authority.issue(), answer) as port:
+        backend = await account(port, hedge_after_s=0.1, connections_max=2)
+        began_s = time.monotonic()
+        outcomes = [await backend.execute(request(method), BytesBody()) for method in ("GET", "PUT")]
+        assert time.monotonic() - began_s < 10
+    assert [one.status for one in outcomes] == [200, 200]
+    assert asked == {b"GET": 2, b"PUT": 1}
+    assert backend.attempts.counters.hedged == 1
+    assert backend.attempts.budget._free == 2

@@ -115,6 +115,12 @@ class ServingHost:
         assert self._process is not None
         self._process.send_signal(number)
 
+    def kill(self) -> None:
+        process, self._process = self._process, None
+        assert process is not None
+        process.kill()
+        process.communicate(timeout=30)
+
     def stop(self) -> None:
         process, self._process = self._process, None
         if process is not None:

@@ -14,6 +14,7 @@ import signal
 import ssl
 import sys
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -196,12 +197,19 @@ def _reload(settings: HostSettings, host: Host, accounts: Accounts | None) -> No
 
 
 async def _start_host(settings: HostSettings, guard: Guard, loaded: LoadedPolicy, stack: AsyncExitStack) -> Host:
+    from pvblob.vsp.budget import Limits
     from pvblob.vsp.host import Host
 
+    limits = Limits()
+    if settings.upstream:
+        # Requests elsewhere mostly wait: those of the embedded service must not wait with them.
+        running = limits.requests_running_max + settings.upstream_connections_max
+        limits = replace(limits, requests_running_max=running)
     host = Host(
         guard.backend,
         settings.socket,
         guard=guard,
+        limits=limits,
         sockets=loaded.sockets,
         socket_mode=settings.socket_mode,
         socket_group=settings.socket_group,

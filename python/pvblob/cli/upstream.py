@@ -38,6 +38,8 @@ def account_settings(table: UpstreamSettings) -> AccountSettings:
         bytes_per_s=table.bytes_per_s,
         part_size_bytes=table.part_size,
         parallel=table.parallel,
+        put_block_bytes=table.put_block_size,
+        hedge_after_s=table.hedge_after_s,
         stall_timeout_s=table.stall_timeout_s,
         cache=tuple(CacheRule(rule.container, rule.prefix.encode(), rule.mode, rule.max_age_s) for rule in table.cache),
     )

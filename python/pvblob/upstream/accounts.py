@@ -47,7 +47,8 @@ class AccountSettings:
     authorization: what the host adds. "key" and "sas": secret_file or secret_variable holds it; "identity": a token of
     azure-identity, client_id saying whose where there are several; "guest": what the guest sent; "none": nothing.
     ca_file: PEM; None: the system's.  connections_max: at once.  connections_warm: kept ready.
-    requests_per_s, bytes_per_s: None for no limit.  part_size_bytes, parallel: how large contents are cut.
+    requests_per_s, bytes_per_s: None for no limit.  part_size_bytes, parallel, put_block_bytes: see `Cutting`.
+    hedge_after_s: a read that has no answer after so long is asked a second time; None: never.
     stall_timeout_s: content that stops coming for so long is asked for again.  cache: what is kept on the local disk.
     """
 
@@ -66,6 +67,8 @@ class AccountSettings:
     bytes_per_s: float | None = None
     part_size_bytes: int = 8 << 20
     parallel: int = 4
+    put_block_bytes: int | None = None
+    hedge_after_s: float | None = None
     stall_timeout_s: float = 15.0
     cache: tuple[CacheRule, ...] = ()
 
@@ -97,7 +100,7 @@ class Accounts:
         spool = Spool()
         for settings in self._settings:
             attempts = await self._attempts(settings)
-            cutting = Cutting(settings.part_size_bytes, settings.parallel)
+            cutting = Cutting(settings.part_size_bytes, settings.parallel, settings.put_block_bytes)
             backend = AzureUpstream(attempts, spool, cutting)
             cached = self._cache is not None and settings.cache
             self.backends[settings.account] = self._behind_cache(backend, settings) if cached else backend
@@ -148,6 +151,7 @@ class Accounts:
                 bytes_per_s=settings.bytes_per_s,
                 machine=self._machine,
             ),
+            hedge_after_s=settings.hedge_after_s,
         )
 
     def _credential(self, settings: AccountSettings) -> Credential:

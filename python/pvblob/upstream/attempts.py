@@ -15,12 +15,12 @@ from pvblob import _native
 from pvblob.errors import SettingsError
 from pvblob.http import Request
 from pvblob.upstream import failures, retries
-from pvblob.upstream.budget import Budget
+from pvblob.upstream.budget import Budget, Lease
 from pvblob.upstream.credentials import Credential
 from pvblob.upstream.endpoint import EndpointUrl
 from pvblob.upstream.failures import GivenUp
 from pvblob.upstream.forward import forwarded
-from pvblob.upstream.transport import Answer, Part, Transport, TransportFailure
+from pvblob.upstream.transport import NO_BODY, Answer, Part, Transport, TransportFailure
 
 log = logging.getLogger("pvblob.upstream")
 
@@ -38,10 +38,15 @@ class Location:
 
 @dataclass(slots=True)
 class AttemptCounters:
-    """What has happened with an account: attempts made, those that repeated another, outcomes nobody knows."""
+    """What has happened with an account.
+
+    attempts: requests sent.  repeated: those after a failure.  hedged: those beside a slow one.  gave_up: requests
+    that ended without an answer of the service.  outcome_unknown: of these, writes.  bytes_sent: of content.
+    """
 
     attempts: int = 0
     repeated: int = 0
+    hedged: int = 0
     gave_up: int = 0
     outcome_unknown: int = 0
     bytes_sent: int = 0
@@ -66,7 +71,11 @@ class _Course:
 
 @dataclass(slots=True)
 class Attempts:
-    """Performs requests to *account*. secondary: read from when the primary fails (RA-GRS)."""
+    """Performs requests to *account*.
+
+    secondary: read from when the primary fails (RA-GRS).  hedge_after_s: a read that has no answer after so long is
+    asked a second time.
+    """
 
     account: str
     transport: Transport
@@ -77,6 +86,7 @@ class Attempts:
     policy: retries.RetryPolicy = field(default_factory=retries.RetryPolicy)
     pause: retries.Pause = field(default_factory=retries.Pause)
     counters: AttemptCounters = field(default_factory=AttemptCounters)
+    hedge_after_s: float | None = None
 
     async def perform(self, request: Request, part: Part, *, inline_max: int) -> Answer:
         """Return the service's answer to *request* (as the guest sent it) with *part* as its content.
@@ -124,18 +134,55 @@ class Attempts:
             timeout_s = max(0.01, course.left_s if course.write else min(course.left_s, READ_ATTEMPT_S_MAX))
             self.counters.attempts += 1
             self.counters.bytes_sent += part.size_bytes
-            answer = await self.transport.send(location.connections, sent, part, timeout_s, inline_max)
+            if course.write or self.hedge_after_s is None:
+                answer = await self.transport.send(location.connections, sent, part, timeout_s, inline_max)
+                answer.lease = lease
+            else:
+                answer = await self._hedged(location, sent, timeout_s, inline_max, lease)
         except SettingsError as error:
             lease.release()
             raise failures.no_credential(request, self.account, str(error)) from None
         except BaseException:
             lease.release()
             raise
-        answer.lease = lease
         if answer.content is not None:
             answer.drop()
         course.from_secondary = location is self.secondary
         return answer
+
+    async def _hedged(
+        self, location: Location, sent: Request, timeout_s: float, inline_max: int, lease: Lease
+    ) -> Answer:
+        """Send a read; without an answer after `hedge_after_s`, send it again beside. The first answer counts."""
+
+        async def send(own: Lease) -> Answer:
+            try:
+                answer = await self.transport.send(location.connections, sent, NO_BODY, timeout_s, inline_max)
+            except BaseException:
+                own.release()
+                raise
+            answer.lease = own
+            return answer
+
+        racing = {asyncio.ensure_future(send(lease))}
+        try:
+            await asyncio.wait(racing, timeout=self.hedge_after_s)
+            second = None if any(task.done() for task in racing) else self.budget.acquire_at_once()
+            if second is not None:
+                self.counters.hedged += 1
+                racing.add(asyncio.ensure_future(send(second)))
+            failure: BaseException | None = None
+            while racing:
+                done, racing = await asyncio.wait(racing, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    failure = task.exception()
+                    if failure is None:
+                        racing |= done - {task}
+                        return task.result()
+            assert failure is not None
+            raise failure
+        finally:
+            await _end(racing)
 
     async def _ready(self, request: Request, course: _Course) -> None:
         if self.pause.left_s > course.left_s:
@@ -203,6 +250,17 @@ class Attempts:
         self.counters.gave_up += 1
         self.counters.outcome_unknown += bool(course.write and course.perhaps_executed)
         return given_up
+
+
+async def _end(tasks: set[asyncio.Task[Answer]]) -> None:
+    """Cancel what runs, and let go of an answer that comes all the same."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled() and task.exception() is None:
+            task.result().drop()
 
 
 _REFUSED = frozenset({"AuthenticationFailed", "InvalidAuthenticationInfo", "NoAuthenticationInformation"})

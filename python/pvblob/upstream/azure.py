@@ -12,6 +12,7 @@ from pvblob.http import Body, ByteRange, Fields, Request, Response
 from pvblob.upstream import batches
 from pvblob.upstream.answers import INLINE_BYTES_MAX, plain_response, read_whole
 from pvblob.upstream.attempts import Attempts
+from pvblob.upstream.cut import may_be_cut, put_in_blocks
 from pvblob.upstream.downloads import Cutting, RemoteContent
 from pvblob.upstream.endpoint import url_for
 from pvblob.upstream.failures import GivenUp, unknown_outcome, unreachable
@@ -55,6 +56,11 @@ class AzureUpstream:
         if batches.is_batch(request):
             return await self._batch(request, body)
         async with self._spool.part(body) as part:
+            block_bytes = self._cutting.put_block_bytes
+            own = self.attempts.credential.guests_own  # a guest's signature is for the one request it signed
+            if block_bytes and part.size_bytes > block_bytes and not own and may_be_cut(request):
+                answer = await put_in_blocks(self.attempts, request, part, block_bytes, self._cutting.parallel)
+                return await self._document(request, answer)
             return await self._forward(request, part)
 
     def _as_guests_write(self, request: Request, response: Response) -> Response:

@@ -86,6 +86,17 @@ class Budget:
             raise
         return Lease(self)
 
+    def acquire_at_once(self) -> Lease | None:
+        """Return a lease if nobody has to wait for it, else None."""
+        machine = self._machine
+        if not self._free or self._waiting or (machine is not None and (not machine._free or machine._waiting)):
+            return None
+        self._free -= 1
+        if machine is not None:
+            machine._free -= 1
+        self._requests.take(1)
+        return Lease(self)
+
     def give_back(self) -> None:
         """Take a lease back and pass it on."""
         if self._machine is not None:

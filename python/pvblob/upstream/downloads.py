@@ -26,10 +26,15 @@ _BREAKS_MAX = 8
 
 @dataclass(frozen=True, slots=True)
 class Cutting:
-    """How large contents are cut. part_size_bytes: of a range.  parallel: ranges of one content at a time."""
+    """How large contents are cut.
+
+    part_size_bytes: of a range.  parallel: ranges, or blocks, of one content at a time.  put_block_bytes: a Put Blob
+    larger than this becomes blocks of this size; None: it stays one request.
+    """
 
     part_size_bytes: int = 8 << 20
     parallel: int = 4
+    put_block_bytes: int | None = None
 
 
 @dataclass(slots=True)

@@ -80,6 +80,8 @@ class UpstreamSettings(BaseModel):
     bytes_per_s: float | None = Field(None, gt=0)
     part_size: int = Field(8 << 20, ge=256 << 10, le=256 << 20)
     parallel: int = Field(4, ge=1, le=64)
+    put_block_size: int | None = Field(None, ge=1 << 20, le=4000 << 20)
+    hedge_after_s: float | None = Field(None, gt=0)
     stall_timeout_s: float = Field(15.0, gt=0)
     cache: tuple[CacheSettings, ...] = ()
 
