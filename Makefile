@@ -20,7 +20,7 @@ FUZZ_TARGETS ?= ring ranges binary_http device
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help toolchain setup demo quick test test-rust test-python loom fuzz miri crash soak lint check bench fmt clean
+.PHONY: azurite help toolchain setup demo quick test test-rust test-python loom fuzz miri crash soak lint check bench fmt clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -88,6 +88,9 @@ crash: setup ## Kill hosts and guests, cut the power: all points (needs strace; 
 
 soak: setup ## A hundred guests come, go, die and cancel for SOAK_SECONDS (600); the host must stay flat
 	$(BIN)/python -m tests.crash.soak
+
+azurite: ## Install Azurite for tests/upstream/test_azurite.py, which are skipped without it (needs node and npm)
+	npm install --no-save --no-audit --no-fund azurite@3.35.0
 
 lint: setup ## Formatting, lints, types, import rules
 	$(BIN)/ruff check
