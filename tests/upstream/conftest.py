@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.upstream.world import Authority, Elsewhere, ServingHost, upstream_table
+from pvblob.upstream.accounts import Accounts, AccountSettings
+from pvblob.upstream.azure import AzureUpstream
+from tests.upstream.answers import OpenAccount
+from tests.upstream.world import ACCOUNT, Authority, Elsewhere, ServingHost, upstream_table
 
 
 @pytest.fixture(scope="module")
@@ -37,3 +42,19 @@ def serving(module_dir: Path, elsewhere: Elsewhere, authority: Authority) -> Ite
     host.start()
     yield host
     host.stop()
+
+
+@pytest.fixture
+async def account(authority: Authority) -> AsyncIterator[OpenAccount]:
+    async with AsyncExitStack() as stack:
+
+        async def open_account(port: int, **settings: Any) -> AzureUpstream:
+            given = {"authorization": "none", "ca_file": authority.file, "connections_warm": 0, **settings}
+            accounts = Accounts([AccountSettings(ACCOUNT, endpoint=f"https://127.0.0.1:{port}/{ACCOUNT}", **given)])
+            await accounts.open()
+            stack.push_async_callback(accounts.close)
+            backend = accounts.backends[ACCOUNT]
+            assert isinstance(backend, AzureUpstream)
+            return backend
+
+        yield open_account

@@ -111,6 +111,45 @@ class FaultyProxy:
 Answerer = Callable[[bytes], bytes | Awaitable[bytes]]
 
 
+@dataclass
+class _Answering:
+    """A server of `answering`: its connections, each served by a task that can be ended."""
+
+    answer: Answerer
+    serving: set[asyncio.Task[None]] = field(default_factory=set)
+    guards: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                for line in head.lower().split(b"\r\n"):
+                    if line.startswith(b"content-length:"):
+                        await reader.readexactly(int(line.partition(b":")[2]))
+                made = self.answer(head)
+                said = made if isinstance(made, bytes) else await made
+                writer.write(said)
+                await writer.drain()
+                if not said or b"connection: close" in said:
+                    break
+
+    async def guarded(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        own = asyncio.current_task()
+        assert own is not None
+        self.guards.add(own)
+        own.add_done_callback(self.guards.discard)
+        task = asyncio.ensure_future(self.serve(reader, writer))
+        self.serving.add(task)
+        await asyncio.wait([task])
+        self.serving.discard(task)
+        # Everything written reaches the client before the end does.
+        writer.close()
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(1):
+                await writer.wait_closed()
+        writer.transport.abort()
+
+
 @asynccontextmanager
 async def answering(certificate: Path | None, answer: Answerer) -> AsyncIterator[int]:
     """Serve on a free port what *answer* makes of each request's head (content is read and dropped); give the port.
@@ -121,48 +160,14 @@ async def answering(certificate: Path | None, answer: Answerer) -> AsyncIterator
     if certificate is not None:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         tls.load_cert_chain(certificate)
-
-    serving: set[asyncio.Task[None]] = set()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                for line in head.lower().split(b"\r\n"):
-                    if line.startswith(b"content-length:"):
-                        await reader.readexactly(int(line.partition(b":")[2]))
-                made = answer(head)
-                said = made if isinstance(made, bytes) else await made
-                writer.write(said)
-                await writer.drain()
-                if not said or b"connection: close" in said:
-                    break
-
-    guards: set[asyncio.Task[None]] = set()
-
-    async def guarded(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        own = asyncio.current_task()
-        assert own is not None
-        guards.add(own)
-        own.add_done_callback(guards.discard)
-        task = asyncio.ensure_future(serve(reader, writer))
-        serving.add(task)
-        await asyncio.wait([task])
-        serving.discard(task)
-        # Everything written reaches the client before the end does.
-        writer.close()
-        with contextlib.suppress(OSError, TimeoutError):
-            async with asyncio.timeout(1):
-                await writer.wait_closed()
-        writer.transport.abort()
-
-    server = await asyncio.start_server(guarded, "127.0.0.1", 0, ssl=tls)
+    made = _Answering(answer)
+    server = await asyncio.start_server(made.guarded, "127.0.0.1", 0, ssl=tls)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
-        for task in list(serving):
+        for task in list(made.serving):
             task.cancel()
         await server.wait_closed()
-        if guards:
-            await asyncio.wait(guards)
+        if made.guards:
+            await asyncio.wait(made.guards)

@@ -19,8 +19,8 @@ from pvblob.upstream.accounts import Accounts, AccountSettings
 from pvblob.upstream.blocks import BLOCK_BYTES, BlockStore, block_name
 from pvblob.upstream.cache import CacheRule
 from pvblob.upstream.s3fifo import S3Fifo
+from tests.upstream.answers import request
 from tests.upstream.proxy import FaultyProxy
-from tests.upstream.test_outcomes import request
 from tests.upstream.world import ACCOUNT, Authority, Elsewhere
 
 MIB = 1 << 20

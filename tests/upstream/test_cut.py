@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from pvblob.http import BytesBody
+from tests.upstream.answers import request
 from tests.upstream.proxy import Faults
 from tests.upstream.test_cache import World, get
-from tests.upstream.test_outcomes import request
 from tests.upstream.world import Authority, Elsewhere
 
 MIB = 1 << 20

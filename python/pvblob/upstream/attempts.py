@@ -220,7 +220,12 @@ class Attempts:
             course.refreshed = True
             return 0.0 if self._is_refreshed() else None
         wait_s = self._wait_after(request, course, answer, attempt)
-        return None if wait_s is None or last or wait_s >= course.left_s else wait_s
+        if wait_s is not None and not last and wait_s < course.left_s:
+            return wait_s
+        if status == 404 and course.from_secondary:
+            reason = "the primary fails, and the secondary does not have it (yet)"
+            raise self._give_up(failures.unreachable(request, self.account, reason), course)
+        return None
 
     def _wait_after(self, request: Request, course: _Course, answer: Answer, attempt: int) -> float | None:
         status = answer.status

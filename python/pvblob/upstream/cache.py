@@ -28,7 +28,6 @@ from pvblob.http import (
     Content,
     ContentLost,
     Extent,
-    Fields,
     FileContent,
     Observed,
     Offer,
@@ -42,7 +41,7 @@ from pvblob.upstream.cached import CachedContent
 from pvblob.upstream.downloads import Cutting, RemoteContent, pinned_range
 from pvblob.upstream.failures import GivenUp
 from pvblob.upstream.forward import answered_fields
-from pvblob.upstream.heads import BlobHead, own_pairs
+from pvblob.upstream.heads import BlobHead, asked_range, bare, head_of, own_pairs
 from pvblob.upstream.transport import NO_BODY
 
 # A read of more blocks is not answered from files at once: it would hold a descriptor for each.
@@ -194,7 +193,7 @@ class CachedAccount:
         assert target.blob is not None
         state = self._state((target.container, target.blob))
         observed = Observed(state.generation, state.generation.value)
-        asked = _asked_range(request)
+        asked = asked_range(request)
         if state.writing or asked is False:
             return None
         head = await self._head(state, request, rule)
@@ -239,7 +238,7 @@ class CachedAccount:
 
     async def _ask(self, request: Request, known: BlobHead | None) -> BlobHead | None:
         """Ask the account which version there is; a byte comes along, for only an answer with content tells all."""
-        asking = with_range(_bare(request), ByteRange(0, 0))
+        asking = with_range(bare(request), ByteRange(0, 0))
         if known is not None:
             asking.fields.set("if-none-match", known.etag)
         answer = await self._backend.attempts.perform(asking, NO_BODY, inline_max=BLOCK_BYTES)
@@ -336,7 +335,7 @@ class CachedAccount:
         """Return bytes of the version from the account. Raises GivenUp, and ContentLost (412) when it is gone."""
         attempts = self._backend.attempts
         # Others may wait for it too, longer than the guest that asked first.
-        own = replace(_bare(request), deadline_s=None)
+        own = replace(bare(request), deadline_s=None)
         sent = pinned_range(own, first, first + size_bytes, head.etag)
         answer = await attempts.perform(sent, NO_BODY, inline_max=0)
         if answer.status != 206 or answer.size_bytes != size_bytes or answer.fields.get("etag") != head.etag:
@@ -352,7 +351,7 @@ class CachedAccount:
         age_left_s = rule.max_age_s - (time.monotonic() - state.asked_at_s)
         if state.head is not head or (rule.mode == "revalidate" and age_left_s <= 0):
             return None
-        properties = await self._backend.execute(_head_of(request, head), BytesBody())
+        properties = await self._backend.execute(head_of(request, head), BytesBody())
         discard(properties.content)
         if properties.status != 200 or properties.fields.get("etag") != head.etag:
             return None
@@ -377,25 +376,3 @@ def _expire(state: _State) -> None:
     if not state.writing:
         state.generation.begin()
         state.generation.end()
-
-
-def _asked_range(request: Request) -> ByteRange | Literal[False] | None:
-    """Return the range asked for, None for the whole blob, False for one that cannot be read."""
-    text = request.fields.get("x-ms-range") or request.fields.get("range")
-    if text is None:
-        return None
-    return ByteRange.parse(text) or False
-
-
-def _bare(request: Request) -> Request:
-    """Return *request* without its range, its condition and what belongs to one guest."""
-    fields = Fields.lowered(list(request.fields.pairs()))
-    for name in ("range", "x-ms-range", "if-match", "x-ms-client-request-id"):
-        fields.discard(name)
-    return replace(request, fields=fields)
-
-
-def _head_of(request: Request, head: BlobHead) -> Request:
-    bare = _bare(request)
-    bare.fields.set("if-match", head.etag)
-    return replace(bare, method="HEAD", wants_offload=False)

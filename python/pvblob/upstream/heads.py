@@ -8,11 +8,12 @@ Source: Azure REST, "Get Blob".
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import formatdate
+from typing import Literal
 from uuid import uuid4
 
-from pvblob.http import Fields, Head, Request, Slot
+from pvblob.http import ByteRange, Fields, Head, Request, Slot
 
 # They speak of one answer. The blob's own MD5 is `content-md5` to a whole read, `x-ms-blob-content-md5` to a range.
 _OF_ONE_ANSWER = frozenset(
@@ -91,3 +92,26 @@ class BlobHead:
 def own_pairs(fields: Fields) -> tuple[tuple[str, str], ...]:
     """Return the fields of an answer that do not speak of one answer."""
     return tuple(pair for pair in fields.pairs() if pair[0] not in _OF_ONE_ANSWER)
+
+
+def asked_range(request: Request) -> ByteRange | Literal[False] | None:
+    """Return the range asked for, None for the whole blob, False for one that cannot be read."""
+    text = request.fields.get("x-ms-range") or request.fields.get("range")
+    if text is None:
+        return None
+    return ByteRange.parse(text) or False
+
+
+def bare(request: Request) -> Request:
+    """Return *request* without its range, its condition and what belongs to one guest."""
+    fields = Fields.lowered(list(request.fields.pairs()))
+    for name in ("range", "x-ms-range", "if-match", "x-ms-client-request-id"):
+        fields.discard(name)
+    return replace(request, fields=fields)
+
+
+def head_of(request: Request, head: BlobHead) -> Request:
+    """Return the HEAD request for the version that *head* describes."""
+    made = bare(request)
+    made.fields.set("if-match", head.etag)
+    return replace(made, method="HEAD", wants_offload=False)
