@@ -343,6 +343,12 @@ class HostRequest:
     @property
     def response_capacity(self) -> int: ...
     @property
+    def request_length(self) -> int: ...
+    @property
+    def addresses(self) -> tuple[int, int, int]:
+        """Guest addresses of the request, response and data buffer, for people who look."""
+
+    @property
     def wants_offload(self) -> bool:
         """Whether an offload entry for this request's target would be used."""
     def head(self) -> tuple[str, str, str, str, FieldPairs, bytes]:
@@ -427,6 +433,9 @@ class HostEngine:
         host_page: where its guest reads whether it may poll now.
         scope: the policy scope whose offload entries answer its requests; None: none do.
         """
+
+    def ring_usage(self, key: int) -> tuple[int, int, int, int] | None:
+        """Return (size, bytes used) of the guest → host ring and of the other; None when there is no such channel."""
 
     def set_scope(self, key: int, scope: int | None) -> None:
         """Have the entries of another policy scope answer the channel's requests from now on."""

@@ -21,6 +21,7 @@ class Serving:
         self.directory = directory
         self.socket = str(directory / "bus.sock")
         self.log = directory / "serve.log"
+        self.killed = False
         command = [*PVBLOB, "serve", "--json", "--durability", "none", "--store", str(directory / "store")]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
@@ -39,14 +40,21 @@ class Serving:
     def signal(self, number: int) -> None:
         os.kill(self.process.pid, number)
 
+    def kill(self) -> None:
+        """End it as a crash would; it leaves behind whatever it leaves behind."""
+        self.process.kill()
+        self.process.wait()
+        self.killed = True
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        self.signal(signal.SIGTERM)
         assert self.process.stdout is not None
         with self.process.stdout:
-            assert self.process.wait(30) == 0, self.log.read_text()
+            if not self.killed:
+                self.signal(signal.SIGTERM)
+                assert self.process.wait(30) == 0, self.log.read_text()
 
 
 def pvblob(*arguments: str) -> subprocess.CompletedProcess[str]:

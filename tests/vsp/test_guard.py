@@ -14,14 +14,14 @@ from azure.storage.blob import BlobServiceClient
 from pvblob import Client
 from pvblob.blobs import access
 from pvblob.blobs.service import EmbeddedService
-from pvblob.errors import Denied, HostRefused
+from pvblob.errors import Denied, HostRefused, OutOfCredits
 from pvblob.http import Body, Request, Response
 from pvblob.integrations.azure_core import PvblobTransport
 from pvblob.vsp.audit import Audit, PeerLog
 from pvblob.vsp.guard import Guard
 from pvblob.vsp.host import SocketSettings
 from pvblob.vsp.policy import Entry, GuestLimits, Policy, Rule
-from tests.conftest import LiveHost
+from tests.conftest import LiveHost, rest
 
 ME = frozenset({os.geteuid()})
 READ_LIST = frozenset({"read", "list"})
@@ -191,3 +191,22 @@ def test_a_mode_that_wants_credentials_serves_nobody_on_a_host_without_keys(guar
     guarded.enforce(allowing(Rule(), mode="verify"))
     with guarded.client() as client, pytest.raises(Denied, match="no keys"):
         client.get("open", "b")
+
+
+def test_an_upload_in_pieces_beyond_its_guest_s_limit_is_refused_and_nothing_else_is(guarded: Guarded) -> None:
+    guarded.enforce(allowing(Rule(), limits=GuestLimits(spooled_bytes=40 << 20)))
+    with guarded.client() as client:
+        put = rest("PUT", "/open/big", ("x-ms-blob-type", "BlockBlob"))
+        assert client._exchange.perform(put, b"a" * (40 << 20)).status == 201
+        with pytest.raises(OutOfCredits):
+            client._exchange.perform(put, b"a" * ((40 << 20) + 1))
+        assert client.get("open", "b") == b"y"
+
+
+def test_the_weight_of_an_entry_is_its_share_of_the_turns(guarded: Guarded) -> None:
+    guarded.enforce(allowing(Rule(), limits=GuestLimits(weight=300)))
+    with guarded.client() as client:
+        client.get("open", "b")
+        (guest,) = guarded.host.call(lambda: guarded.host.host.connections)  # type: ignore[misc]
+        (key,) = guest.channels.values()
+        assert guarded.host.call(lambda: guarded.host.host.dispatcher._weight_of(key)) == 3.0

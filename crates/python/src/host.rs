@@ -174,6 +174,12 @@ impl HostEngine {
         Ok((eventfd.into_raw_fd(), socket.into_raw_fd()))
     }
 
+    /// (size, used) of the guest → host ring, then of the other; None when there is no such channel.
+    fn ring_usage(&self, py: Python<'_>, key: u64) -> Option<(u32, u32, u32, u32)> {
+        let [from_guest, to_guest] = py.detach(|| self.engine.ring_usage(key))?;
+        Some((from_guest.0, from_guest.1, to_guest.0, to_guest.1))
+    }
+
     fn set_scope(&self, key: u64, scope: Option<u64>) {
         self.engine.set_scope(key, scope);
     }
@@ -293,6 +299,17 @@ impl HostRequest {
     #[getter]
     fn data_valid(&self) -> usize {
         self.inner.data_valid()
+    }
+
+    #[getter]
+    fn request_length(&self) -> u32 {
+        self.inner.device.request_buffer_length
+    }
+
+    /// Guest addresses of the request, response and data buffer.
+    #[getter]
+    fn addresses(&self) -> (u64, u64, u64) {
+        self.inner.addresses.into()
     }
 
     #[getter]

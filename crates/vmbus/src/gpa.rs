@@ -105,6 +105,13 @@ impl<'a> GpaRange<'a> {
     pub fn pfns(&self) -> impl ExactSizeIterator<Item = u64> + Clone + use<'a> {
         self.pfns.iter().map(|bytes| u64::from_le_bytes(*bytes))
     }
+
+    /// Returns the guest's address of the byte `offset` into the range; 0 beyond its end.
+    pub fn address(&self, offset: usize) -> u64 {
+        let at = self.byte_offset as usize + offset;
+        let pfn = self.pfns.get(at / PAGE_SIZE).map(|bytes| u64::from_le_bytes(*bytes));
+        pfn.map_or(0, |pfn| pfn.wrapping_mul(PAGE_SIZE as u64) + (at % PAGE_SIZE) as u64)
+    }
 }
 
 /// The ranges of one packet, all judged; yields them in order.

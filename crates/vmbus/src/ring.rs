@@ -54,6 +54,19 @@ pub(crate) fn advance(index: u32, by: u32, data_size: u32) -> u32 {
     if by >= to_end { by - to_end } else { index + by }
 }
 
+/// How full a ring is at one moment, for people who look: (size of its data area, bytes in it).
+///
+/// Whatever the indices say: impossible ones count as an empty ring, for this decides nothing.
+pub fn usage(memory: &impl RingMemory) -> (u32, u32) {
+    let size = memory.data_size();
+    // Relaxed: a look from outside, ordered with nothing.
+    let index = |word| judge_index(word, memory.word(word).load(std::sync::atomic::Ordering::Relaxed), size);
+    match (index(Word::ReadIndex), index(Word::WriteIndex)) {
+        (Ok(read), Ok(write)) => (size, distance(read, write, size)),
+        _ => (size, 0),
+    }
+}
+
 /// Copies from the ring to private memory, across its end.
 pub(crate) fn copy_out(memory: &impl RingMemory, at: u32, into: &mut [u8]) {
     let to_end = (memory.data_size() - at) as usize;

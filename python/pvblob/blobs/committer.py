@@ -10,6 +10,7 @@ cancelled mutation is either withdrawn whole or takes effect whole. It knows no 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import sqlite3
 import threading
@@ -96,6 +97,25 @@ class Mutation:
         return self._claim.acquire(blocking=False)
 
 
+class BatchSizes:
+    """How many mutations went into each commit, in powers of two. One thread notes, any thread reads."""
+
+    BOUNDS = tuple(1 << power for power in range(BATCH_MAX.bit_length()))
+
+    def __init__(self) -> None:
+        self._counts = [0] * len(self.BOUNDS)
+        self._total = 0
+
+    def note(self, size: int) -> None:
+        """Count one commit of *size* mutations (1 to BATCH_MAX)."""
+        self._counts[(size - 1).bit_length()] += 1
+        self._total += size
+
+    def cumulative(self) -> tuple[list[tuple[int, int]], int]:
+        """Return (bound, commits of at most that many mutations) in ascending order, and the sum of all sizes."""
+        return list(zip(self.BOUNDS, itertools.accumulate(self._counts), strict=True)), self._total
+
+
 class Committer:
     """Owns the writing connection and its thread.
 
@@ -119,6 +139,7 @@ class Committer:
         self._clock = clock
         self._idle = idle
         self.containers_changed = containers_changed
+        self.batch_sizes = BatchSizes()
         self._queue: SimpleQueue[Mutation | None] = SimpleQueue()
         self._stopping = False
         self._worked = time.monotonic()
@@ -226,6 +247,7 @@ class Committer:
                 connection.execute("UPDATE meta SET value = ? WHERE key = 'version'", (self._version,))
             self._extents.sync([run for mutation in batch if mutation.outcome for run in mutation.written])
             self._publish([mutation.outcome for mutation in batch if mutation.outcome])
+            self.batch_sizes.note(len(batch))
         except (sqlite3.Error, OSError) as error:
             self._abandon(batch, error)
         self._announce(batch)

@@ -172,6 +172,10 @@ class EmbeddedService:
         store.extents.close()
         os.close(self._lock_fd)
 
+    def commit_batches(self) -> tuple[list[tuple[int, int]], int]:
+        """Return how many mutations commits took: see `BatchSizes.cumulative`. Nothing when closed."""
+        return ([], 0) if self._store is None else self._store.committer.batch_sizes.cumulative()
+
     def __enter__(self) -> Self:
         self.open()
         return self

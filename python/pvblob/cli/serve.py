@@ -16,7 +16,7 @@ import sys
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -25,10 +25,12 @@ from pvblob.errors import SettingsError
 
 if TYPE_CHECKING:
     from pvblob.blobs.auth.gate import CredentialGate
+    from pvblob.blobs.service import EmbeddedService
     from pvblob.http import Backend
     from pvblob.upstream.accounts import Accounts
     from pvblob.vsp.guard import Guard
     from pvblob.vsp.host import Host
+    from pvblob.vsp.metrics import Metrics
     from pvblob.vsp.policy_file import LoadedPolicy
     from pvblob.vsp.settings import HostSettings
 
@@ -68,7 +70,7 @@ SocketMode = Annotated[
     str | None, typer.Option(metavar="MODE", help="Who may connect to the control socket, in octal; default: 0600.")
 ]
 SocketGroup = Annotated[str | None, typer.Option(metavar="GROUP", help="The group the control socket belongs to.")]
-Metrics = Annotated[
+MetricsAddress = Annotated[
     str | None, typer.Option(metavar="HOST:PORT", help="Serve metrics to Prometheus; port 0: a free one.")
 ]
 
@@ -87,7 +89,7 @@ def run(
     policy: PolicyFile = None,
     socket_mode: SocketMode = None,
     socket_group: SocketGroup = None,
-    metrics: Metrics = None,
+    metrics: MetricsAddress = None,
     polling: Polling = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="Settings file; default: ./pvblob.toml.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Announce readiness as one line of JSON.")] = False,
@@ -128,10 +130,15 @@ async def serve(settings: HostSettings, *, as_json: bool = False) -> None:
         stack.callback(service.close)
         accounts = await _open_accounts(settings, stack)
         guard = _guard(settings, accounts.router(service) if accounts else service, loaded)
-        url = await _start_http(settings, guard, stack)
+        about: dict[str, Any] = {"store": str(settings.store), "durability": settings.durability}
+        about["http"] = await _start_http(settings, guard, stack)
+        metrics = await _start_metrics(settings, guard, service, about, stack)
         host = await _start_host(settings, guard, loaded, stack)
+        if metrics is not None:
+            metrics.host = host
+        await _start_status(host, about, stack)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, settings, host, accounts)
-        _announce(settings, url, as_json=as_json)
+        _announce(settings, about, as_json=as_json)
         await stopped.wait()
         log.info("stopping")
 
@@ -261,16 +268,52 @@ async def _start_http(settings: HostSettings, guard: Guard, stack: AsyncExitStac
     return front.url
 
 
-def _announce(settings: HostSettings, url: str | None, *, as_json: bool) -> None:
+async def _start_metrics(
+    settings: HostSettings, guard: Guard, service: EmbeddedService, about: dict[str, Any], stack: AsyncExitStack
+) -> Metrics | None:
+    address = settings.metrics_address
+    about["metrics"] = None
+    if address is None:
+        return None
+    from pvblob.vsp.metrics import Metrics, MetricsServer
+
+    metrics = Metrics()
+    metrics.batches = service.commit_batches
+    guard.observer = metrics
+    server = MetricsServer(metrics, address.host, address.port)
+    try:
+        await server.start()
+    except OSError as error:
+        raise SettingsError(f"--metrics {settings.metrics}: {error.strerror or error}; choose another port") from error
+    stack.push_async_callback(server.stop)
+    about["metrics"] = server.url
+    return metrics
+
+
+async def _start_status(host: Host, about: dict[str, Any], stack: AsyncExitStack) -> None:
+    from pvblob.vsp.status import snapshot
+    from pvblob.vsp.status_socket import StatusSocket, status_path
+
+    status = StatusSocket(status_path(host.socket_path), lambda: snapshot(host, about))
+    try:
+        await status.start()
+    except SettingsError as error:
+        log.warning("pvblob status will not work: %s", error)
+        return
+    stack.push_async_callback(status.stop)
+
+
+def _announce(settings: HostSettings, about: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        ready = {"pid": os.getpid(), "socket": str(settings.socket), "store": str(settings.store), "http": url}
-        output.json_line({**ready, "durability": settings.durability})
+        output.json_line({"pid": os.getpid(), "socket": str(settings.socket), **about})
     else:
         output.text_line(f"channel  {settings.socket}")
         output.text_line(f"store    {settings.store} (durability: {settings.durability})")
-        output.text_line(f"http     {url or 'off'}")
+        output.text_line(f"http     {about['http'] or 'off'}")
         for account in settings.upstream:
             output.text_line(f"upstream {account.account}: {account.endpoint or 'Azure'}")
+        if about["metrics"]:
+            output.text_line(f"metrics  {about['metrics']}")
         output.text_line("ready; Ctrl-C stops")
     sys.stdout.flush()
 

@@ -117,7 +117,7 @@ class HttpFront:
         request = to_request(http_request.method, http_request.raw_path, http_request.raw_headers)
         if request is None:
             return exchange.refuse(_BAD_TARGET, Request(http_request.method, "http", "", "/", Fields()))
-        origin = Origin(encrypted=False, address=http_request.remote)
+        origin = Origin(encrypted=http_request.secure, address=http_request.remote)
         grant = self._gate.authenticate(request, origin)
         if isinstance(grant, Rejection):
             return exchange.refuse(grant, request)

@@ -92,6 +92,11 @@ class Audit:
         self._lines = lines
         self.denied = 0
 
+    @property
+    def suppressed(self) -> int:
+        """How many lines were left out."""
+        return self._lines.suppressed
+
     def deny(self, guest: Guest, entry: str, access: Access | None, reason: str) -> None:
         """Record that a request of *guest* was denied. access: what it asked for, None when that is not known."""
         self.denied += 1

@@ -51,9 +51,15 @@ class _Upload:
 
 
 class Continuations:
-    """What one channel, named by *channel*, has begun and not finished."""
+    """What one channel, named by *channel*, has begun and not finished.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, channel: int, spent: Spent) -> None:
+    spooled_bytes_max: of its uploads together, where policy says less than its share of the host.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, channel: int, spent: Spent, spooled_bytes_max: int | None = None
+    ) -> None:
+        self._spooled_bytes_max = spooled_bytes_max
         self._loop = loop
         self._channel = channel
         self._spent = spent
@@ -102,6 +108,9 @@ class Continuations:
             raise PieceError("an upload of this GUID is in progress")
         if len(self._uploads) >= UPLOADS_MAX:
             raise QuotaSpent(f"{UPLOADS_MAX} uploads of this guest are in progress")
+        begun_bytes = sum(upload.body.size_bytes for upload in self._uploads.values())
+        if self._spooled_bytes_max is not None and begun_bytes + body.size_bytes > self._spooled_bytes_max:
+            raise QuotaSpent(f"policy lets this guest have {self._spooled_bytes_max} bytes of uploads under way")
         if not self._spent.uploads.may_take(self._channel, body.size_bytes):
             raise QuotaSpent(f"an upload of {body.size_bytes} bytes is more than this guest's share of the host")
         self._spent.uploads.take(self._channel, body.size_bytes)
@@ -134,6 +143,10 @@ class Continuations:
                 upload.end(_native.HRESULT["CANCELLED"])
                 return True
         return False
+
+    def counts(self) -> tuple[int, int]:
+        """Return (answers kept, uploads begun)."""
+        return len(self._kept), len(self._uploads)
 
     def close(self) -> None:
         """Let go of everything: the channel ended."""

@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pvblob import _native
 from pvblob.http import METADATA_NAMES, Backend, Body, Fields, OnceKey, Request
@@ -45,7 +46,7 @@ _READS = frozenset({"GET", "HEAD"})
 class GuestContext:
     """What a channel's requests run as: the guest's identity, its client's nonce, and what it has begun.
 
-    scope: the policy scope whose offload entries answer it; None: none do.
+    scope: the policy scope whose offload entries answer it; None: none do.  weight: its share, 1.0 is an ordinary one.
     """
 
     guest: str
@@ -53,14 +54,24 @@ class GuestContext:
     backend: Backend
     continuations: Continuations
     scope: int | None
+    weight: float
     requests: set[int] = field(default_factory=set)
 
 
 @dataclass(slots=True)
 class _Running:
+    request: _native.HostRequest
+    began_s: float
     task: asyncio.Task[None]
     deadline: asyncio.TimerHandle
     status: int = _STATUS["CANCELLED"]  # what to say if the task ends by cancellation
+
+
+class InFlight(NamedTuple):
+    """A request that has no completion yet. age_s: since it was taken off the ring's queue."""
+
+    request: _native.HostRequest
+    age_s: float
 
 
 @dataclass(slots=True)
@@ -93,15 +104,17 @@ class Dispatcher:
     ) -> None:
         self._engine = engine
         # Twice the threads, of which one guest may take half: it keeps all of them busy, and another's turn is next.
-        self._pool = BodyPool(executor, Turnstile(Shares(2 * threads, limits.body_bytes_running_max)))
+        movers: Shares[int] = Shares(2 * threads, limits.body_bytes_running_max)
+        self._pool = BodyPool(executor, Turnstile(movers, weight_of=self._weight_of))
         self._timeout_s_max = timeout_s_max
         self._on_channel_failed = on_channel_failed
         self._loop = asyncio.get_running_loop()
         self._guests: dict[int, GuestContext] = {}
         self._running: dict[int, _Running] = {}
         running: Shares[int] = Shares(limits.requests_running_max, limits.body_bytes_running_max)
-        self.turnstile = Turnstile(running, STARTS_PER_TURN)
-        self._delivery = Delivery(Turnstile(Shares(limits.requests_running_max, limits.fill_bytes_max)))
+        self.turnstile = Turnstile(running, STARTS_PER_TURN, self._weight_of)
+        filling: Shares[int] = Shares(limits.requests_running_max, limits.fill_bytes_max)
+        self._delivery = Delivery(Turnstile(filling, weight_of=self._weight_of))
         self.spent = Spent(limits)
         self.offload = Offload(engine)
         self.counters = Counters()
@@ -109,13 +122,28 @@ class Dispatcher:
 
     # ---- channels
 
-    def attach(self, channel: int, guest: str, nonce: bytes, backend: Backend, scope: int | None = None) -> None:
+    def attach(
+        self,
+        channel: int,
+        guest: str,
+        nonce: bytes,
+        backend: Backend,
+        scope: int | None = None,
+        *,
+        weight: float = 1.0,
+        spooled_bytes_max: int | None = None,
+    ) -> None:
         """Serve the requests of *channel* (the engine's key) as *guest*, on its own view of the backend.
 
         scope: the policy scope whose offload entries answer it, as given to the engine; None: none do.
+        weight: its share of the host's time, against 1.0 of others.  spooled_bytes_max: of its uploads in pieces.
         """
-        continuations = Continuations(self._loop, channel, self.spent)
-        self._guests[channel] = GuestContext(guest, nonce, backend, continuations, scope)
+        continuations = Continuations(self._loop, channel, self.spent, spooled_bytes_max)
+        self._guests[channel] = GuestContext(guest, nonce, backend, continuations, scope, weight)
+
+    def _weight_of(self, channel: int) -> float:
+        context = self._guests.get(channel)
+        return 1.0 if context is None else context.weight
 
     def set_scope(self, channel: int, scope: int | None) -> None:
         """Have the entries of another policy scope answer *channel* from now on."""
@@ -146,6 +174,22 @@ class Dispatcher:
             await asyncio.wait(tasks)
         self._take()
 
+    # ---- what goes on
+
+    def in_flight(self) -> Iterator[InFlight]:
+        """Yield the requests that Python holds, the oldest first."""
+        now_s = self._loop.time()
+        for running in self._running.values():
+            yield InFlight(running.request, now_s - running.began_s)
+
+    def activity(self, channel: int) -> dict[str, int]:
+        """Return what a channel has begun and not finished, by name."""
+        context = self._guests.get(channel)
+        if context is None:
+            return {}
+        kept, uploads = context.continuations.counts()
+        return {"in_flight": len(context.requests), "kept_answers": kept, "uploads": uploads}
+
     # ---- events
 
     def _take(self) -> None:
@@ -171,7 +215,7 @@ class Dispatcher:
         timeout_s = self._timeout_s(request)
         task = self._loop.create_task(self._serve(context, request, timeout_s))
         deadline = self._loop.call_later(timeout_s, self._expire, request.id)
-        self._running[request.id] = _Running(task, deadline)
+        self._running[request.id] = _Running(request, self._loop.time(), task, deadline)
         context.requests.add(request.id)
         task.add_done_callback(lambda _task: self._ended(context, request.id))
 

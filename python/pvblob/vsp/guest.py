@@ -27,6 +27,7 @@ from pvblob.vsp.audit import PeerLog
 from pvblob.vsp.dispatch import Dispatcher
 from pvblob.vsp.disposal import Disposal
 from pvblob.vsp.guard import GuardedBackend
+from pvblob.vsp.policy import WEIGHT_ORDINARY, GuestLimits
 
 log = logging.getLogger("pvblob.vsp")
 
@@ -48,7 +49,10 @@ class Services:
 
 
 class GuestConnection:
-    """One connected guest. It ends by `end`, from whichever side, and then has let go of everything."""
+    """One connected guest. It ends by `end`, from whichever side, and then has let go of everything.
+
+    channels: relid → the engine's key, of those that are open.  lent_bytes: what it lends at this moment.
+    """
 
     def __init__(
         self,
@@ -67,8 +71,8 @@ class GuestConnection:
         self._session = Session(HOST, bounds=Bounds(regions_max=services.limits.regions_max))
         self._memory = _native.GuestMemory()
         self._host_page = _native.HostPage()
-        self._channels: dict[int, int] = {}  # relid → the engine's key
-        self._lent_bytes = 0
+        self.channels: dict[int, int] = {}
+        self.lent_bytes = 0
         self._loop = asyncio.get_running_loop()
         self._pidfd: int | None = None
         self.ended = False
@@ -106,7 +110,7 @@ class GuestConnection:
         if self._pidfd is not None:
             self._loop.remove_reader(self._pidfd)
             os.close(self._pidfd)
-        for relid in list(self._channels):
+        for relid in list(self.channels):
             self._close_channel(relid)
         self._memory.clear()
         self._services.disposal.bus(self._bus)
@@ -114,7 +118,7 @@ class GuestConnection:
 
     def rescind(self) -> None:
         """Withdraw every channel and end; the guest learns it by RESCIND before the socket closes (design rule 3)."""
-        for relid in list(self._channels):
+        for relid in list(self.channels):
             self._close_channel(relid)
             with contextlib.suppress(ChannelError, LocalProtocolError):
                 self._send(m.RescindChannelOffer(relid))
@@ -123,14 +127,9 @@ class GuestConnection:
     def reconsider(self) -> bool:
         """Take the policy now in force; False when it does not name this guest any more."""
         served = self.backend.reconsider()
-        for key in self._channels.values():
+        for key in self.channels.values():
             self._services.dispatcher.set_scope(key, self.backend.scope)
         return served
-
-    @property
-    def open_channels(self) -> int:
-        """How many channels the guest has open."""
-        return len(self._channels)
 
     # ---- messages
 
@@ -186,19 +185,19 @@ class GuestConnection:
             case m.ModifyChannel():
                 self._send(m.ModifyChannelResponse(message.relid, STATUS_SUCCESS))
             case m.Unload():
-                for relid in list(self._channels):
+                for relid in list(self.channels):
                     self._close_channel(relid)
                 self._memory.clear()
-                self._lent_bytes = 0
+                self.lent_bytes = 0
                 self._send(m.UnloadResponse())
             case _:
                 log.debug("guest pid %d sent %s: nothing to do", self.pid, type(message).__name__)
 
     def _contact(self, message: m.InitiateContact) -> None:
-        for relid in list(self._channels):
+        for relid in list(self.channels):
             self._close_channel(relid)
         self._memory.clear()
-        self._lent_bytes = 0
+        self.lent_bytes = 0
         response = self._session.answer(message)
         self._send(response)
         if response.supported:
@@ -219,17 +218,17 @@ class GuestConnection:
         try:
             if not message.sealed:
                 raise ValueError("unsealed regions are not accepted yet")  # Device.register: a later issue
-            if self._lent_bytes + message.length > self.limits.lent_bytes_max:
+            if self.lent_bytes + message.length > self.limits.lent_bytes_max:
                 raise ValueError(f"more than {self.limits.lent_bytes_max} bytes lent")
             self._memory.add_region(message.gpa, message.length, descriptor)
-            self._lent_bytes += message.length
+            self.lent_bytes += message.length
         except (ValueError, OSError) as refused:
             self._warn(f"memory region at 0x{message.gpa:x} refused: {refused}")
             status = STATUS_UNSUCCESSFUL
         self._send(m.MemoryRegionResult(message.gpa, status))
 
     def _remove_region(self, message: m.MemoryRegionRemove) -> None:
-        self._lent_bytes -= self._memory.remove_region(message.gpa)
+        self.lent_bytes -= self._memory.remove_region(message.gpa)
         self._send(m.MemoryRegionRemoved(message.gpa))
 
     # ---- channels
@@ -257,9 +256,18 @@ class GuestConnection:
             self._warn(f"channel {message.relid} not opened: {refused}")
             self._send(m.OpenChannelResult(message.relid, message.open_id, STATUS_UNSUCCESSFUL))
             return
-        self._channels[message.relid] = key
+        self.channels[message.relid] = key
         self._services.channel_failed[key] = self._channel_failed
-        self._services.dispatcher.attach(key, self.identity, user_data.nonce, self.backend, self.backend.scope)
+        limits = self.backend.entry.limits if self.backend.entry else GuestLimits()
+        self._services.dispatcher.attach(
+            key,
+            self.identity,
+            user_data.nonce,
+            self.backend,
+            self.backend.scope,
+            weight=limits.weight / WEIGHT_ORDINARY,
+            spooled_bytes_max=limits.spooled_bytes,
+        )
         try:
             self._send(m.Doorbells(message.relid), (bell, socket))
             self._send(m.OpenChannelResult(message.relid, message.open_id, STATUS_SUCCESS))
@@ -271,7 +279,7 @@ class GuestConnection:
         self.refuse(f"ring corrupted: {reason}")
 
     def _close_channel(self, relid: int) -> None:
-        key = self._channels.pop(relid, None)
+        key = self.channels.pop(relid, None)
         if key is not None:
             self._services.channel_failed.pop(key, None)
             self._services.engine.close_channel(key)

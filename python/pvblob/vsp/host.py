@@ -13,6 +13,7 @@ import itertools
 import logging
 import os
 import resource
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -104,7 +105,7 @@ class Host:
         self._guests, self._keys = set[GuestConnection](), itertools.count(1)
         self._disposal = Disposal()
         self._channel_failed: dict[int, Callable[[str], None]] = {}
-        self._instance_id = uuid4()
+        self.instance_id = uuid4()
         self._guests_max = self.refused = 0
         self._running = False
 
@@ -135,6 +136,7 @@ class Host:
         for socket, listener in listening:
             self._accept_on(socket, listener)
         self._running = True
+        self.started_s = time.monotonic()
 
     async def stop(self) -> None:
         """Rescind every channel, let running requests end, and release everything. Idempotent."""
@@ -170,6 +172,16 @@ class Host:
     def guests(self) -> int:
         """How many guests are connected."""
         return len(self._guests)
+
+    @property
+    def connections(self) -> list[GuestConnection]:
+        """The connected guests."""
+        return list(self._guests)
+
+    @property
+    def sockets(self) -> list[Path]:
+        """Where guests may connect."""
+        return list(self._listeners)
 
     @property
     def dispatcher(self) -> Dispatcher:
@@ -241,7 +253,7 @@ class Host:
         elif len(self._guests) + self._disposal.waiting >= self._guests_max:
             self._refuse(bus, who, _FULL)
         else:
-            guest = GuestConnection(bus, self._services, backend, self._instance_id, self._forget)
+            guest = GuestConnection(bus, self._services, backend, self.instance_id, self._forget)
             self._guests.add(guest)
             guest.begin()
 

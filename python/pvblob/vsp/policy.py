@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 
 from pvblob.access import OPERATIONS, Access, Operation
 
+WEIGHT_ORDINARY = 100
 CredentialMode = Literal["channel", "verify"]
 
 _scopes = itertools.count(1)  # never the same number twice in a process, so an old offload entry answers nobody
@@ -107,7 +108,7 @@ class GuestLimits:
     requests_in_flight: int | None = None
     lent_bytes: int | None = None
     spooled_bytes: int | None = None
-    weight: int = 100
+    weight: int = WEIGHT_ORDINARY
 
 
 @dataclass(frozen=True, slots=True)

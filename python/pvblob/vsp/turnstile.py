@@ -8,6 +8,7 @@ that has been alone for a while gets `entries_per_turn`: turns cost, and nobody 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from pvblob.vsp.budget import FairQueue, Shares
 
@@ -15,11 +16,19 @@ ALONE_AFTER = 100  # entries of one guest in a row
 
 
 class Turnstile:
-    """Lets in coroutines of many guests (named by a number), in fair turns and within *shares*."""
+    """Lets in coroutines of many guests (named by a number), in fair turns and within *shares*.
 
-    def __init__(self, shares: Shares[int], entries_per_turn: int | None = None) -> None:
+    weight_of: as for `FairQueue`.
+    """
+
+    def __init__(
+        self,
+        shares: Shares[int],
+        entries_per_turn: int | None = None,
+        weight_of: Callable[[int], float] = lambda _guest: 1.0,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._queue: FairQueue[int, asyncio.Future[None]] = FairQueue(shares)
+        self._queue: FairQueue[int, asyncio.Future[None]] = FairQueue(shares, weight_of)
         self._entries_per_turn = entries_per_turn or shares.count_max
         self._scheduled = False
         self._last: int | None = None

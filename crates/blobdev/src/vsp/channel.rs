@@ -16,6 +16,7 @@ use vmbus::gpa::GuestMemory;
 use vmbus::incoming::IncomingRing;
 use vmbus::mapped::MappedRing;
 use vmbus::outgoing::OutgoingRing;
+use vmbus::ring::usage;
 
 use super::events::{Event, EventQueue};
 use super::intake::Turning;
@@ -163,6 +164,13 @@ impl HostChannel {
         self.closed.store(true, Ordering::Release);
         *lock(&self.receiving) = None;
         *lock(&self.sending) = None;
+    }
+
+    /// How full its rings are, guest → host first: (size, bytes used) of each. `None` once closed.
+    pub fn ring_usage(&self) -> Option<[(u32, u32); 2]> {
+        let from_guest = lock(&self.receiving).as_ref().map(|ring| usage(ring.memory()))?;
+        let to_guest = lock(&self.sending).as_ref().map(|sending| usage(sending.ring.memory()))?;
+        Some([from_guest, to_guest])
     }
 
     /// Requests taken and not yet completed.

@@ -169,6 +169,12 @@ impl Engine {
         claimed
     }
 
+    /// How full a channel's rings are; see [`HostChannel::ring_usage`].
+    pub fn ring_usage(&self, key: u64) -> Option<[(u32, u32); 2]> {
+        let channel = lock(&self.channels).get(&key).map(|serving| Arc::clone(&serving.channel));
+        channel.and_then(|channel| channel.ring_usage())
+    }
+
     /// Has the entries of another policy scope answer a channel from now on.
     pub fn set_scope(&self, key: u64, scope: Option<u64>) {
         if let Some(serving) = lock(&self.channels).get(&key) {

@@ -7,6 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 
+use vmbus::gpa::GpaRange;
 use vmbus::memory::SpanList;
 use vmbus::packet::{Packet, PacketKind};
 
@@ -47,6 +48,7 @@ struct Arrived<'a> {
     transaction_id: u64,
     device: DeviceRequest,
     layout: Layout,
+    range: GpaRange<'a>,
     spans: SpanList,
     message: &'a [u8],
 }
@@ -101,7 +103,7 @@ impl HostChannel {
         let message = &mut buffer[..length];
         spans.read(at, message);
         let transaction_id = packet.transaction_id;
-        let outcome = self.answer(&Arrived { transaction_id, device, layout, spans, message }, turning);
+        let outcome = self.answer(&Arrived { transaction_id, device, layout, range, spans, message }, turning);
         turning.responder.head = buffer;
         outcome
     }
@@ -171,6 +173,9 @@ impl HostChannel {
         self.admit(arrived.transaction_id, id)?;
         let buffers = (arrived.part(arrived.layout.data), arrived.part(arrived.layout.response));
         let head = arrived.message.to_vec();
-        Ok(HostRequest::new(id, arrived.transaction_id, arrived.device, head, Arc::clone(self), buffers))
+        let Layout { request, response, data } = arrived.layout;
+        let mut taken = HostRequest::new(id, arrived.transaction_id, arrived.device, head, Arc::clone(self), buffers);
+        taken.addresses = [request, response, data].map(|(offset, _)| arrived.range.address(offset));
+        Ok(taken)
     }
 }

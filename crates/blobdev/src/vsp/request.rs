@@ -32,6 +32,8 @@ pub struct HostRequest {
     completed: AtomicBool,
     /// The data plane has missed an entry for this request's target more than once.
     pub wants_offload: bool,
+    /// Where the guest's request, response and data buffer begin in its own address space, for people who look.
+    pub addresses: [u64; 3],
 }
 
 impl HostRequest {
@@ -44,8 +46,8 @@ impl HostRequest {
         buffers: (SpanList, SpanList),
     ) -> Self {
         let (data, response) = buffers;
-        let (completed, wants_offload) = (AtomicBool::new(false), false);
-        Self { id, transaction_id, device, head, channel, data, response, completed, wants_offload }
+        let (completed, wants_offload, addresses) = (AtomicBool::new(false), false, [0; 3]);
+        Self { id, transaction_id, device, head, channel, data, response, completed, wants_offload, addresses }
     }
 
     /// The key of the channel it came by.

@@ -1,0 +1,138 @@
+"""`pvblob status`: what the host is doing, as tables for people, as JSON for programs, as the driver's debugfs text."""
+
+from __future__ import annotations
+
+import json
+import socket as sockets
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pvblob.cli import options, output
+from pvblob.errors import HostUnavailable
+from pvblob.settings import default_socket_path
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+HELP = """Show what the host is doing: guests, channels, requests in flight, counters, the offload table.
+
+Only the host's own user and root may ask. --json prints everything as one object; --pending prints the requests in
+flight in the text form of the Linux driver's debugfs file `pending_requests`.
+
+Examples:
+
+  pvblob status
+
+  pvblob status --socket /run/pvblob/bus.sock --json | jq '.guests[] | {pid, entry, lent_bytes}'
+
+  pvblob status --pending
+"""
+TIMEOUT_S = 10.0
+
+
+def run(
+    socket: options.Socket = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    pending: Annotated[bool, typer.Option("--pending", help="Print the requests in flight as debugfs would.")] = False,
+) -> None:
+    """Ask the host and print its answer."""
+    from pvblob.vsp.status import pending_text
+
+    state = ask(Path(socket) if socket else default_socket_path())
+    if as_json:
+        output.json_line(state)
+    elif pending:
+        output.text_line(pending_text(state).removesuffix("\n"))
+    else:
+        _print(state)
+
+
+def ask(control_socket: Path) -> dict[str, Any]:
+    """Return the state of the host that has this control socket. Raises HostUnavailable."""
+    from pvblob.vsp.status_socket import status_path
+
+    path = status_path(control_socket)
+    try:
+        with sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as connection:
+            connection.settimeout(TIMEOUT_S)
+            connection.connect(str(path))
+            with connection.makefile("rb") as answer:
+                state: dict[str, Any] = json.loads(answer.read())
+    except PermissionError:
+        raise HostUnavailable(f"{path}: only the host's own user and root may ask for its status") from None
+    except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+        raise HostUnavailable(f"no host listens on {control_socket}: start one with `pvblob serve`") from None
+    except (OSError, ValueError) as error:
+        raise HostUnavailable(f"the host on {control_socket} does not say how it is: {error}") from None
+    return state
+
+
+def _print(state: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    console = Console()
+    console.print(
+        f"host pid {state['pid']}, up {state['uptime_s']:.0f} s, device {state['device']}\n"
+        f"sockets {', '.join(state['sockets'])}; http {state.get('http') or 'off'}; "
+        f"metrics {state.get('metrics') or 'off'}\n"
+        f"store {state.get('store', '-')} (durability: {state.get('durability', '-')}); policy: {state['policy']}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    console.print(_guests(state))
+    if state["requests"]:
+        console.print(_requests(state))
+    console.print(_counters("Counters", state["counters"]))
+    console.print(_counters("Offload", state["offload"]))
+
+
+def _table(title: str, *columns: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("entry", "cgroup", "UUID", "name") else "right")
+    return table
+
+
+def _guests(state: dict[str, Any]) -> Table:
+    columns = ("pid", "uid", "entry", "mode", "cgroup", "lent", "channel", "in flight", "ring in", "ring out", "kept")
+    table = _table(f"Guests: {len(state['guests'])}", *columns, "uploads")
+    for guest in state["guests"]:
+        who = [guest["pid"], guest["uid"], guest["entry"], guest["mode"], guest["cgroup"] or "-"]
+        who.append(output.size_text(guest["lent_bytes"]))
+        for channel in guest["channels"] or [{}]:
+            rings = [_ring(channel.get(ring)) for ring in ("from_guest", "to_guest")]
+            activity = [channel.get(name, "-") for name in ("relid", "in_flight")]
+            rest = [channel.get(name, "-") for name in ("kept_answers", "uploads")]
+            table.add_row(*(_cell(value) for value in (*who, *activity, *rings, *rest)))
+    return table
+
+
+def _ring(ring: dict[str, int] | None) -> str:
+    return "-" if ring is None else f"{ring['used']}/{ring['size']}"
+
+
+def _requests(state: dict[str, Any]) -> Table:
+    columns = ("pid", "age_s", *(column for column in state["requests"][0] if column not in ("pid", "age_s")))
+    table = _table(f"Requests in flight: {state['requests_in_flight']}", *columns)
+    for request in state["requests"]:
+        table.add_row(*(_cell(request[column]) for column in columns))
+    return table
+
+
+def _counters(title: str, counters: dict[str, int]) -> Table:
+    table = _table(title, "name", "value")
+    for name, value in counters.items():
+        table.add_row(name, f"{value:,}")
+    return table
+
+
+def _cell(value: object) -> str:
+    from rich.markup import escape
+
+    return escape(str(value))
