@@ -237,8 +237,14 @@ def _explain(error: ValidationError, arguments: Mapping[str, object], path: Path
             where = f"${variable}"
         else:
             where = str(path)
-        lines.append(f"{name} = {wrong['input']!r} ({where}): {wrong['msg'].removeprefix('Value error, ')}")
+        place = ".".join(map(str, wrong["loc"])) or name
+        # What was given may be a key: a wrong one, or one put where none belongs.
+        given = "" if name in _HOLD_SECRETS or not wrong["loc"] else f" = {wrong['input']!r}"
+        lines.append(f"{place}{given} ({where}): {wrong['msg'].removeprefix('Value error, ')}")
     return "; ".join(lines)
+
+
+_HOLD_SECRETS = frozenset({"accounts", "upstream"})
 
 
 def _parse_address(text: str) -> HttpAddress:
