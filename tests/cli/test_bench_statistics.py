@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ import pytest
 from pvblob.cli.fleet import latency
 from pvblob.cli.fleet.corpus import PAGE_BYTES, Checker, Corpus, checksums
 from pvblob.cli.fleet.measurement import Measurement
-from pvblob.cli.fleet.member import _in_runs
+from pvblob.cli.fleet.member import _in_runs, _work, _work_on_many
 from pvblob.cli.fleet.workers.channel import Copied
+from pvblob.cli.fleet.workers.contract import Address, Task, Worker
 from pvblob.cli.scenarios.rows import condense
 from pvblob.cli.scenarios.scale import Memory, memory_of
 
@@ -133,3 +135,17 @@ def test_the_memory_of_a_real_process_adds_up() -> None:
 def test_workers_say_when_they_cannot_have_many_in_flight() -> None:
     with pytest.raises(NotImplementedError, match="one request in flight"):
         super(Copied, Copied.__new__(Copied)).many(iter([]))
+
+
+class Echo(Worker):
+    """A worker whose requests are done at once, in runs."""
+
+    def many(self, places: Iterator[tuple[int, int]]) -> Iterator[tuple[int, bytes]]:
+        yield from ((position, b"") for position, _ in enumerate(places))
+
+
+def test_a_client_that_starts_after_the_deadline_still_does_a_request() -> None:
+    worker = Echo(Address("files"), Task(1, PAGE_BYTES, 4, 1, PAGE_BYTES), 0)
+    result = _work_on_many(worker, [(0, 0)], deadline_ns=1)
+    assert result.requests == sum(times for _, times in result.latencies) == 1
+    assert _work([(lambda _offset: None, 0)] * 3, deadline_ns=1).requests == 1
