@@ -269,8 +269,8 @@ class ReadBatch:
     def __len__(self) -> int:
         """Return how many reads are under way."""
 
-    def add(self, plan: ReadPlan, index: int, offset: int, length: int, out: Buffer | None) -> bool | None:
-        """Write one read, of *length* bytes into bytes, or into all of *out*; it is sent at the next flush.
+    def add(self, plan: ReadPlan, name: Any, offset: int, target: int | Buffer) -> bool | None:
+        """Write one read; *target*: a number of bytes, or memory to be filled whole. It is sent at the next flush.
 
         True: done. False: no credit, no room or no pages now. None: it must go the general way.
         """
@@ -278,16 +278,16 @@ class ReadBatch:
     def flush(self) -> None:
         """Show the host what was added, with one signal if it needs one."""
 
-    def wait(self) -> list[tuple[int, Any]]:
-        """Wait until a read is done; return (index, value) of all that are. Empty: nothing is under way.
+    def wait(self) -> list[tuple[Any, Any]]:
+        """Wait until a read is done; return (name, value) of all that are. Empty: nothing is under way.
 
         value: as from `ReadPlan.read_bytes` or `ReadPlan.read_into`. Signal handlers run; what they raise leaves.
         """
 
-    def take(self) -> list[tuple[int, Any]]:
+    def take(self) -> list[tuple[Any, Any]]:
         """Return what is done, without waiting."""
 
-    def expire(self) -> list[tuple[int, Any]]:
+    def expire(self) -> list[tuple[Any, Any]]:
         """Give up what has waited for too long, and everything if the channel has ended; return it."""
 
     def seconds_left(self) -> float:

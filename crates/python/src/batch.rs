@@ -12,7 +12,7 @@ use blobdev::vsc::read::{NotBegun, Read};
 use blobdev::vsc::receiving::{Awaited, Woken};
 use blobdev::vsc::waiting::Waiter as Wait;
 use pyo3::prelude::*;
-use pyo3::types::PyBool;
+use pyo3::types::{PyBool, PyInt};
 
 use crate::buffer::OutBuffer;
 use crate::guest::{GuestChannel, Waiter, wait};
@@ -20,7 +20,8 @@ use crate::reads::{ReadPlan, Target};
 
 /// One read under way.
 struct Item {
-    index: usize,
+    /// What the caller calls it.
+    name: Py<PyAny>,
     plan: Py<ReadPlan>,
     read: Read,
     /// The program's memory to be filled; `None`: the content becomes bytes.
@@ -86,7 +87,7 @@ pub(crate) struct ReadBatch {
     state: Mutex<State>,
 }
 
-type Done = Vec<(usize, Option<Py<PyAny>>)>;
+type Done = Vec<(Py<PyAny>, Option<Py<PyAny>>)>;
 
 #[pymethods]
 impl ReadBatch {
@@ -99,17 +100,15 @@ impl ReadBatch {
         self.lock().in_flight
     }
 
-    /// Writes one read, of `length` bytes into bytes, or into all of `out`; it is sent at the next flush.
+    /// Writes one read; `target`: a number of bytes, or memory to be filled whole. It is sent at the next flush.
     ///
     /// True: done. False: no credit, no room or no pages now. None: it must go the general way.
-    fn add(
-        &self,
-        plan: &Bound<'_, ReadPlan>,
-        index: usize,
-        offset: u64,
-        length: usize,
-        out: Option<Bound<'_, PyAny>>,
-    ) -> Option<bool> {
+    fn add(&self, plan: &Bound<'_, ReadPlan>, name: Py<PyAny>, offset: u64, target: Bound<'_, PyAny>) -> Option<bool> {
+        let length = target.cast_exact::<PyInt>().ok().map(|length| length.extract::<usize>());
+        let (length, out) = match length {
+            Some(length) => (length.ok()?, None),
+            None => (0, Some(target)),
+        };
         let this = plan.get();
         let of_this_channel = Arc::ptr_eq(&this.plan.channel, &self.channel) && !self.channel.is_inherited();
         let own = out.as_ref().and_then(|out| this.own_slice(out));
@@ -124,7 +123,7 @@ impl ReadBatch {
         let state = &mut *self.lock();
         match this.plan.begin(&self.waiter, (offset, length), own, &mut state.scratch, false) {
             Ok(read) => {
-                let item = Item { index, plan: plan.clone().unbind(), read, out: out.map(Bound::unbind) };
+                let item = Item { name, plan: plan.clone().unbind(), read, out: out.map(Bound::unbind) };
                 state.put(item, Instant::now() + this.give_up_after);
                 Some(true)
             }
@@ -140,7 +139,7 @@ impl ReadBatch {
         }
     }
 
-    /// Waits until at least one read is done; returns (index, value) of all that are, as the plan's own methods give it.
+    /// Waits until at least one read is done; returns (name, value) of all that are, as the plan's own methods give it.
     ///
     /// Empty only when nothing is under way.
     fn wait(&self, py: Python<'_>) -> PyResult<Done> {
@@ -181,7 +180,7 @@ impl ReadBatch {
                 })?,
                 Err(ended) => ended.value(py),
             };
-            done.push((item.index, value));
+            done.push((item.name, value));
         }
         self.lock().scratch = scratch;
         Ok(done)
@@ -190,7 +189,7 @@ impl ReadBatch {
     /// Gives up the reads whose time is over; all of them, for the general way, when the channel has ended.
     fn expire(&self, py: Python<'_>) -> Done {
         if self.channel.is_inherited() || self.channel.is_closed() {
-            return self.lock().drain().into_iter().map(|item| (item.index, None)).collect();
+            return self.lock().drain().into_iter().map(|item| (item.name, None)).collect();
         }
         let now = Instant::now();
         let mut done = Vec::new();
@@ -199,7 +198,7 @@ impl ReadBatch {
             let Some((token, _)) = state.deadlines.pop_front() else { break };
             self.channel.abandon(token);
             if let Some(item) = state.remove(token) {
-                done.push((item.index, Some(PyBool::new(py, false).to_owned().into_any().unbind())));
+                done.push((item.name, Some(PyBool::new(py, false).to_owned().into_any().unbind())));
             }
         }
         done

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pvblob.client import answers, batch, bodies
 from pvblob.client.exchange import AsyncExchange
 from pvblob.client.handles import AsyncContainerHandle
-from pvblob.client.many import IN_FLIGHT, Done, Feed, Item, aeach
+from pvblob.client.many import IN_FLIGHT, Done, Feed, aeach
 from pvblob.client.operations import DEVELOPMENT_ACCOUNT, STREAM_BYTES, Call, Operations, WriteOptions, block_id
 from pvblob.client.reads import Reads
 
@@ -111,8 +111,8 @@ class AsyncClient:
     ) -> AsyncIterator[Done[bytes]]:
         """See `Client.get_many`; to be used with `async for`."""
 
-        async def one(item: Item) -> bytes:
-            return await self.get(container, item.blob, offset=item.offset, length=item.target)  # type: ignore[arg-type]
+        async def one(blob: str, offset: int, length: int) -> bytes:
+            return await self.get(container, blob, offset=offset, length=length)
 
         return aeach(Feed(self._reads, container, reads, in_flight), one, self._exchange.adevice())
 
@@ -121,8 +121,8 @@ class AsyncClient:
     ) -> AsyncIterator[Done[BlobProperties]]:
         """See `Client.read_many`; to be used with `async for`."""
 
-        async def one(item: Item) -> BlobProperties:
-            return await self.read_into(container, item.blob, item.target, item.offset)  # type: ignore[arg-type]
+        async def one(blob: str, offset: int, buffer: Buffer) -> BlobProperties:
+            return await self.read_into(container, blob, buffer, offset)
 
         return aeach(Feed(self._reads, container, reads, in_flight), one, self._exchange.adevice())
 

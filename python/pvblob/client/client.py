@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pvblob.client import answers, batch, bodies
 from pvblob.client.exchange import Exchange
 from pvblob.client.handles import ContainerHandle
-from pvblob.client.many import IN_FLIGHT, Done, Feed, Item, each
+from pvblob.client.many import IN_FLIGHT, Done, Feed, each
 from pvblob.client.operations import DEVELOPMENT_ACCOUNT, STREAM_BYTES, Call, Operations, WriteOptions, block_id
 from pvblob.client.reads import Reads
 
@@ -148,8 +148,8 @@ class Client:
                 use(done.position, done.result())
         """
 
-        def one(item: Item) -> bytes:
-            return self.get(container, item.blob, offset=item.offset, length=item.target)  # type: ignore[arg-type]
+        def one(blob: str, offset: int, length: int) -> bytes:
+            return self.get(container, blob, offset=offset, length=length)
 
         return each(Feed(self._reads, container, reads, in_flight), one)
 
@@ -162,8 +162,8 @@ class Client:
         belongs to its read until that read is done, or until the iterator is left.
         """
 
-        def one(item: Item) -> BlobProperties:
-            return self.read_into(container, item.blob, item.target, item.offset)  # type: ignore[arg-type]
+        def one(blob: str, offset: int, buffer: Buffer) -> BlobProperties:
+            return self.read_into(container, blob, buffer, offset)
 
         return each(Feed(self._reads, container, reads, in_flight), one)
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from pvblob import _native
-from pvblob.client.reads import PlanKey, Reads, in_time
+from pvblob.client.reads import Reads, in_time
 from pvblob.errors import PvblobError
 
 if TYPE_CHECKING:
@@ -38,13 +38,8 @@ class Done(NamedTuple, Generic[T]):
         return self.value  # type: ignore[return-value]  # a read without an error has its value
 
 
-class Item(NamedTuple):
-    """A read that was given: *target* is a number of bytes, or memory to fill."""
-
-    position: int
-    blob: str
-    offset: int
-    target: int | Buffer
+Item = tuple[int, tuple[str, int, "int | Buffer"]]
+"""A read that was given: its position, and (blob, offset, number of bytes or memory to fill)."""
 
 
 class Feed:
@@ -57,68 +52,67 @@ class Feed:
             raise ValueError(f"in_flight is {in_flight}: at least 1")
         self._reads = reads
         self._container = container
-        self._items = (Item(position, *item) for position, item in enumerate(items))
+        self._items: Iterator[Item] = enumerate(items)
         self._in_flight = in_flight
-        self._under_way: dict[int, tuple[Item, PlanKey, _native.ReadPlan]] = {}
         self._next: Item | None = None
         self._link: Link | None = None
+        self._plans: dict[str, _native.ReadPlan | None] = {}
         self.batch: _native.ReadBatch | None = None
 
-    def _batch(self, new_waiter: Callable[[Link], _native.Waiter]) -> _native.ReadBatch | None:
+    def _begin(self, new_waiter: Callable[[Link], _native.Waiter]) -> _native.ReadBatch | None:
         """Return a batch on the current connection. One of an ended connection is used up first."""
         if self.batch is None or (self._link is not self._reads.link() and not len(self.batch)):
             link = self._link = self._reads.link()
+            self._plans = {}
             self.batch = None if link is None else _native.ReadBatch(link.channel, link.pump, new_waiter(link))
         return self.batch
 
     def fill(self, new_waiter: Callable[[Link], _native.Waiter]) -> Item | None:
         """Send as many reads as there is room for; return one that must go the general way now, if there is one."""
-        batch = self._batch(new_waiter)
+        batch = self._begin(new_waiter)
+        if batch is None:
+            return self._next or next(self._items, None)
+        under_way, plans = len(batch), self._plans
         try:
-            while len(self._under_way) < self._in_flight:
+            while under_way < self._in_flight:
                 item = self._next or next(self._items, None)
                 self._next = None
                 if item is None:
                     return None
-                added = None if batch is None else self._add(batch, item)
+                blob, offset, target = item[1]
+                plan = plans.get(blob) or self._plan(blob)
+                added = batch.add(plan, item, offset, target) if plan is not None and offset >= 0 else None
                 if added:
-                    continue
-                if added is None or not self._under_way:
+                    under_way += 1
+                elif added is None or not under_way:
                     return item  # it waits for credits, room or pages by itself
-                self._next = item
-                return None
+                else:
+                    self._next = item
+                    return None
         finally:
-            if batch is not None:
-                batch.flush()
+            batch.flush()
         return None
 
-    def _add(self, batch: _native.ReadBatch, item: Item) -> bool | None:
-        position, blob, offset, target = item
-        key = (self._container, blob, None, None)
-        plan = self._reads.plan(key) if offset >= 0 else None
-        if plan is None:
-            return None
-        if isinstance(target, int):
-            added = batch.add(plan, position, offset, target, None) if target > 0 else None
-        else:
-            added = batch.add(plan, position, offset, 0, target)
-        if added:
-            self._under_way[position] = (item, key, plan)
-        return added
+    def _plan(self, blob: str) -> _native.ReadPlan | None:
+        plan = self._plans[blob] = self._reads.plan((self._container, blob, None, None))
+        return plan
 
-    def settle(self, position: int, read: Any) -> Done[Any] | Item:
-        """Return what the read *position* came to; its Item when it must be done the general way."""
-        item, key, plan = self._under_way.pop(position)
+    def settle(self, item: Item, read: Any) -> Done[Any] | None:
+        """Return what the read came to, other than as expected; None when it must be done the general way."""
+        position, (blob, offset, target) = item
+        key = (self._container, blob, None, None)
         try:
             if type(read) is not tuple:
                 value = in_time(read, key)
-            elif isinstance(item.target, int):
-                value = self._reads.got(key, plan, read, item.offset, item.target)
+            elif (plan := self._plan(blob)) is None:
+                return None
+            elif isinstance(target, int):
+                value = self._reads.got(key, plan, read, offset, target)
             else:
-                value = self._reads.filled(key, plan, read, item.target, item.offset)
+                value = self._reads.filled(key, plan, read, target, offset)
         except PvblobError as error:
             return Done(position, None, error)
-        return item if value is None else Done(position, value, None)
+        return None if value is None else Done(position, value, None)
 
     def cancel(self) -> None:
         """Cancel what is under way."""
@@ -126,32 +120,39 @@ class Feed:
             self.batch.cancel()
 
 
-def each(feed: Feed, one: Callable[[Item], T]) -> Iterator[Done[T]]:
+def each(feed: Feed, one: Callable[[str, int, Any], T]) -> Iterator[Done[T]]:
     """Yield every read as it is done. Leaving early, by whatever way, cancels what is under way."""
 
     def alone(item: Item) -> Done[T]:
         try:
-            return Done(item.position, one(item), None)
+            return Done(item[0], one(*item[1]), None)
         except PvblobError as error:
-            return Done(item.position, None, error)
+            return Done(item[0], None, error)
+
+    def new_waiter(_link: Link) -> _native.Waiter:
+        return _native.Waiter()
 
     try:
         while True:
-            item = feed.fill(lambda _link: _native.Waiter())
+            item = feed.fill(new_waiter)
             if item is not None:
                 yield alone(item)
                 continue
             done = feed.batch.wait() if feed.batch is not None else []
             if not done:
                 return
-            for position, read in done:
-                settled = feed.settle(position, read)
-                yield alone(settled) if isinstance(settled, Item) else settled
+            for item, read in done:
+                if read and type(read) is not tuple:
+                    yield Done(item[0], read, None)
+                else:
+                    yield feed.settle(item, read) or alone(item)
     finally:
         feed.cancel()
 
 
-async def aeach(feed: Feed, one: Callable[[Item], Awaitable[T]], device: AsyncDevice) -> AsyncIterator[Done[T]]:
+async def aeach(
+    feed: Feed, one: Callable[[str, int, Any], Awaitable[T]], device: AsyncDevice
+) -> AsyncIterator[Done[T]]:
     """Do the same on an event loop. Cancelling the task, or closing the iterator, cancels what is under way."""
     port: BatchPort | None = None
 
@@ -164,9 +165,9 @@ async def aeach(feed: Feed, one: Callable[[Item], Awaitable[T]], device: AsyncDe
 
     async def alone(item: Item) -> Done[T]:
         try:
-            return Done(item.position, await one(item), None)
+            return Done(item[0], await one(*item[1]), None)
         except PvblobError as error:
-            return Done(item.position, None, error)
+            return Done(item[0], None, error)
 
     try:
         while True:
@@ -177,9 +178,8 @@ async def aeach(feed: Feed, one: Callable[[Item], Awaitable[T]], device: AsyncDe
             if feed.batch is None or port is None or not len(feed.batch):
                 return
             await port.progressed(feed.batch.seconds_left())
-            for position, read in feed.batch.take() or feed.batch.expire():
-                settled = feed.settle(position, read)
-                yield await alone(settled) if isinstance(settled, Item) else settled
+            for item, read in feed.batch.take() or feed.batch.expire():
+                yield feed.settle(item, read) or await alone(item)
     finally:
         feed.cancel()
         if port is not None:

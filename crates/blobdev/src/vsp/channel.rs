@@ -205,8 +205,9 @@ impl HostChannel {
         let Some(ring) = receiving.as_mut() else { return Turn::Dead };
         ring.mask();
         let mut scratch = std::mem::take(&mut responder.packet);
-        let mut turning = Turning { events, responder, found: Vec::new(), moved: 0 };
+        let mut turning = Turning { events, responder, found: Vec::new(), moved: 0, unseen: 0 };
         let turn = self.take_packets(ring, &mut scratch, &mut turning);
+        self.show_completions();
         if ring.commit() {
             self.bell.signal();
         }
@@ -259,7 +260,11 @@ impl HostChannel {
         let mut sending = lock(&self.sending);
         let Some(sending) = sending.as_mut() else { return Ok(false) };
         let needed = (sending.reserved + 1) * COMPLETION_BYTES;
-        let has_room = sending.ring.has_room(needed)? || sending.ring.want_room(needed)?;
+        let mut has_room = sending.ring.has_room(needed)?;
+        if !has_room {
+            self.show(&mut sending.ring); // the guest makes room only of what it sees
+            has_room = sending.ring.want_room(needed)?;
+        }
         sending.reserved += u32::from(has_room);
         Ok(has_room)
     }
@@ -292,13 +297,29 @@ impl HostChannel {
 
     /// Writes a completion into its reserved place and signals the guest if it must be.
     pub(super) fn send_completion(&self, transaction_id: u64, answer: DeviceResponse) {
+        self.write_completion(transaction_id, answer);
+        self.show_completions();
+    }
+
+    /// Writes a completion into its reserved place; the guest sees it with the next that is sent, or is shown it.
+    pub(super) fn write_completion(&self, transaction_id: u64, answer: DeviceResponse) {
         let mut sending = lock(&self.sending);
         let Some(sending) = sending.as_mut() else { return };
         sending.reserved = sending.reserved.saturating_sub(1);
         let payload: [u8; RESPONSE_SIZE] = answer.encode();
         // A guest that moved its read index back has taken the place away again: its own completions are lost to it.
-        let written = sending.ring.try_write_completion(transaction_id, &payload).is_ok();
-        if written && sending.ring.commit() {
+        let _ = sending.ring.try_write_completion(transaction_id, &payload);
+    }
+
+    /// Shows the guest what was written, with one signal for all of it, if it needs one.
+    pub(super) fn show_completions(&self) {
+        if let Some(sending) = lock(&self.sending).as_mut() {
+            self.show(&mut sending.ring);
+        }
+    }
+
+    fn show(&self, ring: &mut OutgoingRing<MappedRing>) {
+        if ring.commit() {
             self.bell.signal();
         }
     }

@@ -21,8 +21,11 @@ use crate::bhttp;
 use crate::hresult;
 use crate::wire::{DeviceRequest, DeviceResponse, Layout};
 
-/// Bytes moved inline above which what was found before is handed to the control plane first.
+/// Bytes moved inline above which what was found and completed before is handed on first.
 const LARGE: u64 = 64 * 1024;
+
+/// Completions written before the guest is shown them. It then works on these while the worker goes on with the next.
+const COMPLETIONS_SHOWN: usize = 8;
 
 static NEXT_REQUEST_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -32,6 +35,8 @@ pub(super) struct Turning<'t> {
     pub(super) responder: &'t mut Responder,
     pub(super) found: Vec<Event>,
     pub(super) moved: u64,
+    /// Completions written that the guest was not shown.
+    pub(super) unseen: usize,
 }
 
 impl Turning<'_> {
@@ -71,12 +76,20 @@ impl HostChannel {
             }
             PacketKind::GpaDirect if !packet.completion_requested() => Ok(false), // spec §2.4: it must get none
             PacketKind::GpaDirect => {
+                let moved_before = turning.moved;
                 let completed = match self.accept(packet, turning) {
                     Ok(completed) => completed,
                     Err(status) => Some(DeviceResponse { error: status, response_len: 0 }),
                 };
                 if let Some(response) = completed {
-                    self.send_completion(packet.transaction_id, response);
+                    self.write_completion(packet.transaction_id, response);
+                    turning.unseen += 1;
+                    // A guest that polls needs no signal; another gets one for some at a time, but does not wait long.
+                    let is_long = turning.unseen >= COMPLETIONS_SHOWN || turning.moved - moved_before > LARGE;
+                    if is_long || self.poller().is_granted() {
+                        self.show_completions();
+                        turning.unseen = 0;
+                    }
                 }
                 Ok(true)
             }
@@ -143,6 +156,7 @@ impl HostChannel {
         self.may_admit(arrived.transaction_id)?;
         if plan.length > LARGE {
             turning.hand_over();
+            self.show_completions();
         }
         let responder = &mut *turning.responder;
         let Plan { entry, offset, length, answer_at } = plan;
