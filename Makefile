@@ -2,6 +2,8 @@
 
 # Debian's names of what must be there before; Rust comes from rustup, because distributions ship it too old.
 SYSTEM_PACKAGES := git make gcc libc6-dev python3 python3-venv
+# What `make crash` and the power cut in `make test` need besides (the latter is skipped without it).
+CRASH_PACKAGES := strace
 # What `make bench` compares with when it is there; without it those rows say "not installed".
 BENCH_PACKAGES := nginx-light
 PYTHON_MIN := 3.11
@@ -84,6 +86,7 @@ test-python: setup
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 crash: setup ## Kill hosts and guests, cut the power: all points (needs strace; ARGS="--seed N" replays)
+	@command -v strace >/dev/null || { echo "missing: $(CRASH_PACKAGES) (Debian: apt-get install $(CRASH_PACKAGES))"; exit 1; }
 	CRASH_FULL=1 $(BIN)/pytest tests/crash -s --deselect tests/crash/test_soak.py $(ARGS)
 
 soak: setup ## A hundred guests come, go, die and cancel for SOAK_SECONDS (600); the host must stay flat

@@ -32,6 +32,8 @@ from pvblob.vsp.host import Host
 
 AUTHORITY = "devstoreaccount1.blob.core.windows.net"
 PIECE_BYTES = 8 << 20
+# Close to the longest that a host grants: on a machine with sixty programs for two cores everything takes its time.
+TIMEOUT_S = 280.0
 
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["tests.crash.actors"])
@@ -224,14 +226,14 @@ class Guest:
     def _put(self, target: str, body: bytes, condition: tuple[str, str]) -> str:
         digest = hashlib.sha256(body).hexdigest()
         self.say("begin", target, digest)
-        answer = self._exchange.perform(put_request(target, len(body), condition), body, timeout_s=100)
+        answer = self._exchange.perform(put_request(target, len(body), condition), body, timeout_s=TIMEOUT_S)
         assert answer.status == 201, f"done twice or not understood: {target}: {answer}"
         etag = answer.fields.get("etag") or ""
         self.say("done", target, digest, etag)
         return etag
 
     def _check(self, target: str, written: dict[str, bytes]) -> None:
-        answer = self._exchange.perform(request_to("GET", target), timeout_s=100)
+        answer = self._exchange.perform(request_to("GET", target), timeout_s=TIMEOUT_S)
         assert hashlib.sha256(answer.content).digest() == written[target], f"{target} is not what was written: {answer}"
 
 
@@ -250,7 +252,7 @@ async def _cancel(pipe: Connection, socket_path: str, name: str, chance: random.
                 turn += 1
                 target = f"/con/{name}-{turn}"
                 body = chance.randbytes(chance.choice([100, 200_000]))
-                put = exchange.perform(put_request(target, len(body)), body)
+                put = exchange.perform(put_request(target, len(body)), body, timeout_s=TIMEOUT_S)
                 tasks.append(asyncio.create_task(put))
             await asyncio.sleep(pace_s * chance.random())
             for task in tasks:

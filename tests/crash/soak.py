@@ -109,7 +109,7 @@ class Soak:
         self.tally["left"] += 1
         with contextlib.suppress(BrokenPipeError):  # it has failed: its exit code will say so
             guest.pipe.send("end")
-        self.leaving.append((guest, time.monotonic() + 150))
+        self.leaving.append((guest, time.monotonic() + 300))
 
     def _see_off(self) -> None:
         """Hear those who leave to their end."""
@@ -146,7 +146,7 @@ class Soak:
 def soak(directory: Path, seconds: float, guests_max: int, seed: int, pace_s: float) -> None:
     """Run one soak; AssertionError says what is not flat."""
     run = Soak(directory, guests_max, random.Random(seed), pace_s, min(20.0, seconds / 3))
-    run.wave(seconds / 10)
+    run.wave(min(30.0, seconds / 10))
     before = run.settled()
     run.report("warm")
     run.wave(seconds)

@@ -117,7 +117,7 @@ def run(tmp_path: Path, seed: int, points: int, durability: str = "fsync") -> It
     snapshots.mkdir()
     lives, acks = (3, 40) if points < 100 else (5, 120)
     arguments = [str(root / "store"), str(snapshots), str(seed), str(lives), str(acks), durability]
-    syscalls.record([sys.executable, str(SCRIPT), *arguments], trace, timeout_s=100)
+    syscalls.record([sys.executable, str(SCRIPT), *arguments], trace, timeout_s=600)
     calls = [call for call in syscalls.read(trace) if concerns(call, str(root))]
     chosen = choose_points(calls, points, random.Random(seed))
     disk, promises = Disk(root), Promises()
@@ -166,6 +166,7 @@ needs_strace = pytest.mark.skipif(
 
 
 @needs_strace
+@pytest.mark.timeout(1800 if FULL else 120)
 def test_every_acknowledged_write_survives_a_power_cut(tmp_path: Path, crash_seed: int, crash_points: int) -> None:
     """Rule 9, and rule 4: the record of a write is there exactly when the write is."""
     for wrong in run(tmp_path, crash_seed, crash_points):

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use vmbus::corruption::Corruption;
@@ -22,6 +22,7 @@ use super::events::{Event, EventQueue};
 use super::intake::Turning;
 use super::offload::responder::Responder;
 use super::polling::Poller;
+use super::scatter;
 use crate::hresult;
 use crate::wire::{DeviceResponse, RESPONSE_SIZE};
 
@@ -75,6 +76,8 @@ struct InFlight {
     id: u64,
     /// The guest has asked for its end already.
     cancelled: bool,
+    /// Runs of adjacent pages that its buffers consist of.
+    runs: usize,
 }
 
 /// One open channel.
@@ -89,6 +92,8 @@ pub struct HostChannel {
     sending: Mutex<Option<Sending>>,
     /// By transaction id.
     in_flight: Mutex<HashMap<u64, InFlight>>,
+    /// Runs of pages of all of `in_flight`; changed under its lock.
+    runs: AtomicUsize,
     bell: HostDoorbell,
     poller: Arc<Poller>,
     closed: AtomicBool,
@@ -119,6 +124,7 @@ impl HostChannel {
             receiving: Mutex::new(Some(incoming)),
             sending: Mutex::new(Some(Sending { ring: outgoing, reserved: 0 })),
             in_flight: Mutex::new(HashMap::new()),
+            runs: AtomicUsize::new(0),
             bell,
             poller,
             closed: AtomicBool::new(false),
@@ -276,10 +282,17 @@ impl HostChannel {
     }
 
     /// Counts the request against the guest's credits; an id in flight already is the guest's error.
-    pub(super) fn admit(&self, transaction_id: u64, id: u64) -> Result<(), u32> {
+    ///
+    /// runs: how many runs of adjacent pages its buffers are.
+    pub(super) fn admit(&self, transaction_id: u64, id: u64, runs: usize) -> Result<(), u32> {
         let mut in_flight = lock(&self.in_flight);
         self.judge_admission(&in_flight, transaction_id)?;
-        in_flight.insert(transaction_id, InFlight { id, cancelled: false });
+        // Relaxed: the lock orders it.
+        if !scatter::take(self.runs.load(Ordering::Relaxed), runs) {
+            return Err(hresult::QUOTA);
+        }
+        self.runs.fetch_add(runs, Ordering::Relaxed);
+        in_flight.insert(transaction_id, InFlight { id, cancelled: false, runs });
         Ok(())
     }
 
@@ -325,7 +338,11 @@ impl HostChannel {
     }
 
     pub(super) fn forget(&self, transaction_id: u64) {
-        lock(&self.in_flight).remove(&transaction_id);
+        let mut in_flight = lock(&self.in_flight);
+        if let Some(request) = in_flight.remove(&transaction_id) {
+            self.runs.fetch_sub(request.runs, Ordering::Relaxed);
+            scatter::give(request.runs);
+        }
     }
 }
 

@@ -184,8 +184,8 @@ impl HostChannel {
     /// Admits the request and takes over what it needs beyond this turn.
     fn request_of(self: &Arc<Self>, arrived: &Arrived<'_>) -> Result<HostRequest, u32> {
         let id = NEXT_REQUEST_ID.fetch_add(1, Ordering::Relaxed);
-        self.admit(arrived.transaction_id, id)?;
         let buffers = (arrived.part(arrived.layout.data), arrived.part(arrived.layout.response));
+        self.admit(arrived.transaction_id, id, buffers.0.spans().count() + buffers.1.spans().count())?;
         let head = arrived.message.to_vec();
         let Layout { request, response, data } = arrived.layout;
         let mut taken = HostRequest::new(id, arrived.transaction_id, arrived.device, head, Arc::clone(self), buffers);

@@ -15,4 +15,5 @@ mod intake;
 pub mod offload;
 pub mod polling;
 pub mod request;
+mod scatter;
 mod worker;
