@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import os
 import socket
@@ -13,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from pvblob.client.exchange import Exchange
+from pvblob.client.exchange import AsyncExchange, Exchange
 from pvblob.errors import DeviceGone, HostUnavailable
 from pvblob.http import Request
+from pvblob.vsc.handshake import Handshake
 
 RequestTo = Callable[..., Request]
 
@@ -177,3 +179,27 @@ def test_a_device_withdrawn_from_a_busy_guest_is_a_pause(live_host: Any, request
         ending.set()
         withdrawing.join()
     exchange.close()
+
+
+def test_tasks_that_all_find_no_connection_make_one(
+    live_host: Any, request_to: RequestTo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A withdrawn device is connected to once per process, not once per request that waited for it."""
+    handshakes = 0
+    begin = Handshake.__init__
+
+    def counted(self: Handshake, *arguments: Any) -> None:
+        nonlocal handshakes
+        handshakes += 1
+        begin(self, *arguments)
+
+    monkeypatch.setattr(Handshake, "__init__", counted)
+
+    async def run() -> list[int]:
+        async with AsyncExchange(live_host.socket_path) as exchange:
+            list_all = request_to("GET", "/?comp=list")
+            answers = await asyncio.gather(*(exchange.perform(list_all) for _ in range(20)))
+            return [answer.status for answer in answers]
+
+    assert asyncio.run(run()) == [200] * 20
+    assert handshakes == 1

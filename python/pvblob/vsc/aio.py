@@ -206,12 +206,24 @@ class AsyncDevice:
     def __init__(self, device: Device) -> None:
         self._device = device
         self._ports: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopPort] = weakref.WeakKeyDictionary()
+        self._connecting: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
+            weakref.WeakKeyDictionary()
+        )
 
     async def connect(self) -> Link:
-        """Return the open link, connecting if there is none. Raises HostUnavailable or HostRefused."""
+        """Return the open link, connecting if there is none. Raises HostUnavailable or HostRefused.
+
+        Of many tasks that find no link one connects, and the others wait for it: a host that has withdrawn its device
+        from a hundred guests meets a hundred handshakes and not a thousand.
+        """
         link = self._device.current()
         if link is not None:
             return link
+        connecting = self._connecting.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+        async with connecting:
+            return self._device.current() or await self._connect()
+
+    async def _connect(self) -> Link:
         path = self._device.path()
         handshake = Handshake(connect(path))
         try:
@@ -260,7 +272,7 @@ class AsyncDevice:
                 return buffer
             gpa = link.begin_growth(size_bytes)
             if gpa is None:
-                if not link.channel.counts()[0] or time.monotonic() >= deadline:
+                if not link.waits_for_pages or time.monotonic() >= deadline:
                     raise link.exhausted(size_bytes)
                 await port.changed(min(deadline, time.monotonic() + 0.01))
                 continue

@@ -207,7 +207,7 @@ class Device:
 
     def _wait_for_pages(self, link: Link, size_bytes: int, deadline: float) -> None:
         """Wait for a completion that may free pages. Pages a program holds as views come back without notice."""
-        if not link.channel.counts()[0] or time.monotonic() >= deadline:
+        if not link.waits_for_pages or time.monotonic() >= deadline:
             raise link.exhausted(size_bytes)
         self._wait_for_change(link, min(deadline, time.monotonic() + 0.01), None)
 

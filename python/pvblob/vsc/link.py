@@ -34,6 +34,7 @@ class Link:
         self._session = session
         self._lock = threading.Lock()
         self._region_results: dict[int, int] = {}
+        self._growing: set[int] = set()
         self._lent_bytes_max = lent_bytes_max
         self.channel = channel
         self.limits = limits
@@ -68,7 +69,12 @@ class Link:
         if isinstance(message, IgnoredOffer):
             self._send(message.reply)
         elif isinstance(message, m.MemoryRegionResult):
+            self._growing.discard(message.gpa)
             self._region_results[message.gpa] = message.status
+            if message.status:
+                self.memory.forget(message.gpa)
+            else:  # here, and not where it was asked for: who asked may have been cancelled
+                self.memory.activate(message.gpa)
         elif isinstance(message, m.MemoryRegionRemoved):
             self.memory.forget(message.gpa)
         elif isinstance(message, m.RescindChannelOffer):
@@ -127,6 +133,7 @@ class Link:
             if prepared is None:
                 return None
             gpa, length, descriptor = prepared
+            self._growing.add(gpa)
             try:
                 self._send(m.MemoryRegion(gpa, length, REGION_SEALED), (descriptor,))
             finally:
@@ -141,10 +148,13 @@ class Link:
         if status is None:
             return False
         if status:
-            self.memory.forget(gpa)
             raise LentMemoryExhausted(f"the host does not map more of our memory (status 0x{status:08X})")
-        self.memory.activate(gpa)
         return True
+
+    @property
+    def waits_for_pages(self) -> bool:
+        """Whether pages may become free without anybody's doing: requests are in flight, or memory is growing."""
+        return bool(self._growing or self.channel.counts()[0])
 
     def return_idle_memory(self) -> None:
         """Give one wholly unused region beyond the first back to the host and the system (design rule 10)."""
