@@ -312,10 +312,20 @@ class GuestMemory:
     def add_region(self, gpa: int, length: int, fd: int) -> None:
         """Map a sealed memfd. ValueError: it breaks a rule; OSError: the system refuses."""
 
-    def remove_region(self, gpa: int) -> int:
-        """Forget a region; return its length, 0 if there is none."""
+    def remove_region(self, gpa: int) -> LeavingRegion | None:
+        """Forget a region: no later request can name it. None: there is none."""
 
     def clear(self) -> None: ...
+
+@final
+class LeavingRegion:
+    """A region that was taken back. length: bytes."""
+
+    @property
+    def length(self) -> int: ...
+    @property
+    def in_use(self) -> bool:
+        """Whether a request that named it still runs."""
 
 @final
 class HostPage:

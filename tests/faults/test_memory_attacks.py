@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import mmap
 import os
+import signal
 import socket
 import struct
 import tempfile
@@ -212,8 +213,12 @@ def test_rule_1_a_descriptor_whose_close_waits_for_an_hour(
     guest = siege.guest()
     fd = inside_another_socket(lingering) if nested else lingering
     begun = time.monotonic()
-    how(guest, fd)
-    os.close(fd)
+    os.kill(siege.host.pid, signal.SIGSTOP)  # so that ours is not the last close
+    try:
+        how(guest, fd)
+        os.close(fd)
+    finally:
+        os.kill(siege.host.pid, signal.SIGCONT)
     siege.bystander.read()
     guest.close()
     siege.bystander.read()
@@ -230,6 +235,59 @@ def test_rule_1_a_request_on_pages_that_were_taken_back(siege: Siege) -> None:
     guest.send(m.MemoryRegionRemove(DATA_GPA))
     guest.expect(m.MemoryRegionRemoved)
     assert guest.status_of(packet) == 0x8007_0057
+
+
+def test_w_12_memory_under_a_running_request_is_let_go_when_the_request_ends(siege: Siege) -> None:
+    """H16, H22: the answer comes after the last user; until then the bytes count as lent."""
+    guest = siege.guest()
+    guest.put(guest.ask("/wait/x", 1))
+    siege.until(lambda held: held["waiting"] == 1, "the request did not begin")
+    guest.send(m.MemoryRegionRemove(DATA_GPA))
+    guest.send(m.ModifyChannel(guest.relid, 1))
+    guest.expect(m.ModifyChannelResponse)
+    guest.put(b"\x0a\x00\x02\x00\x02\x00\x00\x00" + struct.pack("<Q", 1))
+    guest.expect(m.MemoryRegionRemoved)
+
+
+def test_design_10_memory_pinned_by_requests_cannot_pass_the_bound(siege: Siege) -> None:
+    """Lend, pin, take back, lend again: the host's mappings stay within what a guest may lend."""
+    guest = siege.guest()
+    half = LENT_BYTES_MAX // 2 - (8 << 20)
+    statuses = []
+    for number in range(6):
+        gpa = 0x1_0000_0000 + number * LENT_BYTES_MAX
+        statuses.append(guest.lend(gpa, half))
+        if statuses[-1] == 0:
+            pin(guest, gpa, number + 1)
+            siege.until(lambda held, number=number: held["waiting"] == number + 1, "not pinned")  # type: ignore[misc]
+            guest.send(m.MemoryRegionRemove(gpa))
+    assert statuses[:2] == [0, 0]
+    assert all(statuses[2:])
+
+
+def pin(guest: RawGuest, gpa: int, transaction_id: int) -> None:
+    """Start a request that never ends whose response lies in the first page at *gpa*."""
+    packet = bytearray(guest.ask("/wait/x", transaction_id, slot=transaction_id))
+    last_pfns = 16 + 16 + (SLOT_PAGES - 4) * 8
+    packet[last_pfns : last_pfns + 32] = struct.pack("<4Q", *range(gpa // PAGE_BYTES, gpa // PAGE_BYTES + 4))
+    guest.put(bytes(packet))
+
+
+def test_w_28_an_unload_is_answered_when_nothing_touches_the_memory_any_more(siege: Siege) -> None:
+    guest = siege.guest()
+    guest.put(*[guest.ask("/wait/x", number, slot=number) for number in range(8)])
+    siege.until(lambda held: held["waiting"] == 8, "the requests did not begin")
+    guest.send(m.Unload())
+    guest.expect(m.UnloadResponse)
+    assert siege.host.holdings()["waiting"] == 0
+
+
+def test_w_12_memory_under_the_rings_of_an_open_channel_is_let_go_when_it_closes(siege: Siege) -> None:
+    guest = siege.guest()
+    guest.send(m.MemoryRegionRemove(RINGS_GPA))
+    assert guest.fetch(READ) == SMALL
+    guest.send(m.CloseChannel(guest.relid))
+    guest.expect(m.MemoryRegionRemoved)
 
 
 # ---- what the host shares

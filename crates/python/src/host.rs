@@ -1,7 +1,7 @@
 //! The host's objects: the engine, guests' memory, requests. They convert; `blobdev::vsp` does.
 
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 
 use blobdev::bhttp;
 use blobdev::vsp::channel::{SharedGuestMemory, Terms};
@@ -60,14 +60,34 @@ impl GuestMemory {
         memory.add(first, Arc::new(region)).map_err(|error| PyValueError::new_err(error.to_string()))
     }
 
-    /// Forgets a region; returns its length, 0 if there is none.
-    fn remove_region(&self, gpa: u64) -> PyResult<usize> {
+    /// Forgets a region: no request can name it any more; those that did keep it mapped.
+    fn remove_region(&self, gpa: u64) -> PyResult<Option<LeavingRegion>> {
         let removed = self.0.write().unwrap_or_else(PoisonError::into_inner).remove(first_page(gpa)?);
-        Ok(removed.map_or(0, |region| region.len()))
+        Ok(removed.map(|region| LeavingRegion { length: region.len(), region: Arc::downgrade(&region) }))
     }
 
     fn clear(&self) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Memory::new();
+    }
+}
+
+/// A region that was taken back, for as long as somebody wants to know whether it is still in use.
+#[pyclass(frozen, module = "pvblob._native")]
+pub(crate) struct LeavingRegion {
+    length: usize,
+    region: Weak<Region>,
+}
+
+#[pymethods]
+impl LeavingRegion {
+    #[getter]
+    fn length(&self) -> usize {
+        self.length
+    }
+
+    #[getter]
+    fn in_use(&self) -> bool {
+        self.region.strong_count() > 0
     }
 }
 

@@ -24,15 +24,18 @@ from pvblob.vmbus.records import Bounds
 from pvblob.vmbus.session import HOST, Crossed, Session
 from pvblob.vmbus.user_data import DeviceLimits, OpenUserData
 from pvblob.vsp.audit import PeerLog
+from pvblob.vsp.budget import Shares
 from pvblob.vsp.dispatch import Dispatcher
 from pvblob.vsp.disposal import Disposal
 from pvblob.vsp.guard import GuardedBackend
+from pvblob.vsp.lent import LentRegions
 from pvblob.vsp.policy import WEIGHT_ORDINARY, GuestLimits
 
 log = logging.getLogger("pvblob.vsp")
 
 MESSAGES_PER_TURN = 64
 PAGE_BYTES = 4096
+LOOK_AGAIN_S = 0.01  # at memory that was taken back while requests still use it
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class Services:
     channel_failed: dict[int, Callable[[str], None]]  # by channel key: called when the ring was corrupted
     peer_log: PeerLog
     disposal: Disposal
+    regions: Shares[str]  # of descriptors for lent memory, by identity
 
 
 class GuestConnection:
@@ -69,10 +73,11 @@ class GuestConnection:
         self._instance_id = instance_id
         self._on_end = on_end
         self._session = Session(HOST, bounds=Bounds(regions_max=services.limits.regions_max))
-        self._memory = _native.GuestMemory()
+        self._lent = LentRegions(backend.guest.identity, self.limits.lent_bytes_max, services.regions)
+        self._looking_again: asyncio.TimerHandle | None = None
+        self._unloading = False
         self._host_page = _native.HostPage()
         self.channels: dict[int, int] = {}
-        self.lent_bytes = 0
         self._loop = asyncio.get_running_loop()
         self._pidfd: int | None = None
         self.ended = False
@@ -112,7 +117,7 @@ class GuestConnection:
             os.close(self._pidfd)
         for relid in list(self.channels):
             self._close_channel(relid)
-        self._memory.clear()
+        self._forget_memory()
         self._services.disposal.bus(self._bus)
         self._on_end(self)
 
@@ -130,6 +135,11 @@ class GuestConnection:
         for key in self.channels.values():
             self._services.dispatcher.set_scope(key, self.backend.scope)
         return served
+
+    @property
+    def lent_bytes(self) -> int:
+        """Bytes lent, those that are taken back and still in use included."""
+        return self._lent.lent_bytes
 
     # ---- messages
 
@@ -185,19 +195,14 @@ class GuestConnection:
             case m.ModifyChannel():
                 self._send(m.ModifyChannelResponse(message.relid, STATUS_SUCCESS))
             case m.Unload():
-                for relid in list(self.channels):
-                    self._close_channel(relid)
-                self._memory.clear()
-                self.lent_bytes = 0
-                self._send(m.UnloadResponse())
+                self._unload()
             case _:
                 log.debug("guest pid %d sent %s: nothing to do", self.pid, type(message).__name__)
 
     def _contact(self, message: m.InitiateContact) -> None:
         for relid in list(self.channels):
             self._close_channel(relid)
-        self._memory.clear()
-        self.lent_bytes = 0
+        self._forget_memory()
         response = self._session.answer(message)
         self._send(response)
         if response.supported:
@@ -216,20 +221,54 @@ class GuestConnection:
     def _add_region(self, message: m.MemoryRegion, descriptor: int) -> None:
         status = STATUS_SUCCESS
         try:
-            if not message.sealed:
-                raise ValueError("unsealed regions are not accepted yet")  # Device.register: a later issue
-            if self.lent_bytes + message.length > self.limits.lent_bytes_max:
-                raise ValueError(f"more than {self.limits.lent_bytes_max} bytes lent")
-            self._memory.add_region(message.gpa, message.length, descriptor)
-            self.lent_bytes += message.length
+            self._lent.add(message, descriptor)
         except (ValueError, OSError) as refused:
             self._warn(f"memory region at 0x{message.gpa:x} refused: {refused}")
             status = STATUS_UNSUCCESSFUL
         self._send(m.MemoryRegionResult(message.gpa, status))
 
     def _remove_region(self, message: m.MemoryRegionRemove) -> None:
-        self.lent_bytes -= self._memory.remove_region(message.gpa)
-        self._send(m.MemoryRegionRemoved(message.gpa))
+        self._lent.remove(message.gpa)
+        self._let_go()
+
+    def _unload(self) -> None:
+        """Answer when nothing of the host's can touch the guest's memory any more (W-28)."""
+        for relid in list(self.channels):
+            self._close_channel(relid)
+        self._lent.remove_all()
+        self._unloading = True
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Answer for the memory taken back whose last user is gone; look again soon while there is more (W-12)."""
+        for gpa in self._lent.let_go(self._holds_rings):
+            if not self._unloading:
+                self._send(m.MemoryRegionRemoved(gpa))
+        if self._lent.leaving:
+            self._looking_again = self._looking_again or self._loop.call_later(LOOK_AGAIN_S, self._look_again)
+        elif self._unloading:
+            self._unloading = False
+            self._send(m.UnloadResponse())
+
+    def _look_again(self) -> None:
+        self._looking_again = None
+        try:
+            self._let_go()
+        except ChannelError as failed:
+            self.end(str(failed))
+
+    def _holds_rings(self, gpa: int, length: int) -> bool:
+        pages = range(gpa // PAGE_BYTES, (gpa + length) // PAGE_BYTES)
+        ids = {self._session.channels[relid].ring_gpadl_id for relid in self.channels}
+        rings = [gpadl for gpadl_id, gpadl in self._session.gpadls.items() if gpadl_id in ids]
+        return any(pfn in pages for ring in rings for pfn in ring.pfns)
+
+    def _forget_memory(self) -> None:
+        self._lent.clear()
+        self._unloading = False
+        if self._looking_again is not None:
+            self._looking_again.cancel()
+            self._looking_again = None
 
     # ---- channels
 
@@ -245,7 +284,7 @@ class GuestConnection:
         try:
             bell, socket = self._services.engine.open_channel(
                 key,
-                self._memory,
+                self._lent.memory,
                 self._host_page,
                 gpadl.pfns,
                 message.downstream_page_offset,

@@ -29,7 +29,7 @@ from pvblob.vmbus.bus import Bus, Listener, listen
 from pvblob.vmbus.constants import STATUS_REFUSED
 from pvblob.vmbus.user_data import DeviceLimits, Features
 from pvblob.vsp.audit import Audit, PeerLog
-from pvblob.vsp.budget import Limits
+from pvblob.vsp.budget import Limits, Shares
 from pvblob.vsp.delivery import RESPONSE_BYTES_MIN
 from pvblob.vsp.dispatch import Dispatcher
 from pvblob.vsp.disposal import Disposal
@@ -40,8 +40,9 @@ from pvblob.vsp.policy import Guest, Policy, built_in
 
 log = logging.getLogger("pvblob.vsp")
 
-# Per guest: its socket, the page it reads, a doorbell each way, its pidfd, and regions while they are being mapped.
-DESCRIPTORS_PER_GUEST = 8
+# Per guest: its socket, the page it reads, a doorbell each way, its pidfd, one to spare. Half of what a process may
+# open is for that; the other half is for the regions that guests lend, of which each has its share.
+DESCRIPTORS_PER_GUEST = 6
 DESCRIPTORS_RESERVED = 256  # segments, the catalog, the HTTP front's connections
 FEATURES = Features.CANCEL_PACKETS | Features.CONTINUATION | Features.RFC_9292
 # About what a wake-up across cores costs: whoever spins so long in vain has lost no more than a sleep would have cost.
@@ -112,7 +113,8 @@ class Host:
     async def start(self) -> None:
         """Listen and serve. Raises ChannelError when another host listens on a socket, SettingsError for a bad one."""
         self._loop = asyncio.get_running_loop()
-        self._guests_max = raise_descriptor_limit()
+        descriptors = raise_descriptor_limit()
+        self._guests_max = max(1, descriptors // 2 // DESCRIPTORS_PER_GUEST)
         listening = self._listen_on_all()
         self._executor = ThreadPoolExecutor(self._workers, "pvblob-store")
         self._engine = self._start_engine()
@@ -132,6 +134,7 @@ class Host:
             self._channel_failed,
             self.peer_log,
             self._disposal,
+            Shares(descriptors // 2, 1),
         )
         for socket, listener in listening:
             self._accept_on(socket, listener)
@@ -291,9 +294,9 @@ def cores() -> int:
 
 
 def raise_descriptor_limit() -> int:
-    """Raise the soft limit of open files to the hard one; return how many guests that allows."""
+    """Raise the soft limit of open files to the hard one; return how many of them guests may cost."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY:
         hard = 1 << 20
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-    return max(1, (hard - DESCRIPTORS_RESERVED) // DESCRIPTORS_PER_GUEST)
+    return max(16, hard - DESCRIPTORS_RESERVED)
