@@ -20,7 +20,7 @@ STRING_BYTES_MAX = 8 << 20
 
 _LINE = re.compile(r"(\d+) +(.*)", re.DOTALL)
 _RESUMED = re.compile(r"<\.\.\. \w+ resumed>(.*)", re.DOTALL)
-_CALL = re.compile(r"(\w+)\((.*)\) = (-?\d+)(?:<[^>]*>)?( [A-Z]+ \(.*\))?$", re.DOTALL)
+_CALL = re.compile(r"(\w+)\((.*)\) = (-?\d+|\?)(?:<[^>]*>)?( [A-Z]+ \(.*\))?$", re.DOTALL)
 _FD = re.compile(r"(-?\d+|AT_FDCWD)(?:<(.*)>)?$", re.DOTALL)
 
 
@@ -92,7 +92,11 @@ def read(trace: Path) -> Iterator[Call]:
 
 def _parse(began: int, ended: int | None, text: str) -> Call | None:
     match = _CALL.match(re.sub(r"\)\s+= ", ") = ", text))
-    if match is None or int(match[3]) < 0:
+    if match is None:
+        return None
+    if match[3] == "?":  # its process was killed in it
+        return Call(began, None, match[1], tuple(_split(match[2])), 0)
+    if int(match[3]) < 0:
         return None
     return Call(began, ended, match[1], tuple(_split(match[2])), int(match[3]))
 
