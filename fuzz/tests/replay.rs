@@ -35,6 +35,7 @@ fn every_kept_input_of_every_target_holds() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "sixteen times as long")]
 fn every_kept_input_cut_short_holds() {
     for (target, check) in targets() {
         for file in kept(target).iter().step_by(SAMPLE_EVERY) {
