@@ -112,6 +112,7 @@ class HostSettings(BaseSettings):
     upstream: accounts elsewhere, the `[[upstream]]` tables.  upstream_connections_max: of all of them together.
     cache_dir, cache_size: where blocks of those that have `[[upstream.cache]]` tables are kept, and how many bytes.
     http_certificate, http_key: PEM files; with them the front speaks HTTPS.
+    offload_entries_max: how many blobs the data plane may answer reads of by itself; 0: Python answers every request.
     """
 
     model_config = SettingsConfigDict(
@@ -135,6 +136,7 @@ class HostSettings(BaseSettings):
     cache_size: int = Field(10 << 30, ge=64 << 20)
     http_certificate: Path | None = None
     http_key: Path | None = None
+    offload_entries_max: int = Field(16384, ge=0, le=1 << 24)
 
     @field_validator("http", "metrics")
     @classmethod

@@ -1,13 +1,24 @@
 //! Threads that complete requests from files: page cache → guest pages, so that a slow disk holds up no ring.
+//!
+//! Channels take turns, and none has more than a part of the threads: one whose files do not answer waits with its own
+//! reads, not with others'. A few threads stay; more come when all are busy, for a disk is the faster the more reads it
+//! knows of, and go again when they have nothing to do. What is queued is bounded by the guests' credits.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::events::{Event, EventQueue};
 use super::files::{Reader, Run};
 use super::offload::entry::Entry;
 use super::request::HostRequest;
+
+/// Most threads.
+const THREADS_MAX: usize = 32;
+/// Most reads of one channel at a time.
+const PER_CHANNEL_MAX: usize = 8;
+/// How long a thread beyond the first ones waits for work.
+const IDLE: Duration = Duration::from_secs(5);
 
 /// A request whose completion has been claimed, to be completed from files.
 pub struct Fill {
@@ -23,67 +34,197 @@ pub struct Fill {
     pub held_by: Option<Arc<Entry>>,
 }
 
-#[derive(Default)]
+/// One channel's reads; it is gone when it has none.
+struct Channel<T> {
+    queue: VecDeque<T>,
+    running: usize,
+}
+
+/// The queue: whose turn it is. Generic, for its rules do not depend on what waits.
+struct Turns<T> {
+    channels: HashMap<u64, Channel<T>>,
+    /// Channels that have something queued and may run it, each once, in the order of their turns.
+    next: VecDeque<u64>,
+    per_channel_max: usize,
+}
+
+impl<T> Turns<T> {
+    fn new(per_channel_max: usize) -> Self {
+        Self { channels: HashMap::new(), next: VecDeque::new(), per_channel_max }
+    }
+
+    fn put(&mut self, key: u64, item: T) {
+        let channel = self.channels.entry(key).or_insert_with(|| Channel { queue: VecDeque::new(), running: 0 });
+        channel.queue.push_back(item);
+        if channel.queue.len() == 1 && channel.running < self.per_channel_max {
+            self.next.push_back(key);
+        }
+    }
+
+    /// Takes what is next; `done` is owed for it.
+    fn take(&mut self) -> Option<(u64, T)> {
+        let key = self.next.pop_front()?;
+        let channel = self.channels.get_mut(&key)?;
+        let item = channel.queue.pop_front()?;
+        channel.running += 1;
+        if !channel.queue.is_empty() && channel.running < self.per_channel_max {
+            self.next.push_back(key);
+        }
+        Some((key, item))
+    }
+
+    fn done(&mut self, key: u64) {
+        let Some(channel) = self.channels.get_mut(&key) else { return };
+        let was_full = channel.running == self.per_channel_max;
+        channel.running -= 1;
+        if channel.running == 0 && channel.queue.is_empty() {
+            self.channels.remove(&key);
+        } else if was_full && !channel.queue.is_empty() {
+            self.next.push_back(key);
+        }
+    }
+}
+
 struct State {
-    fills: VecDeque<Fill>,
+    turns: Turns<Fill>,
+    threads: usize,
+    idle: usize,
     stopping: bool,
 }
 
-/// A fixed number of threads with one queue, bounded by the guests' credits.
-pub struct Filler {
-    shared: Arc<(Mutex<State>, Condvar)>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+struct Shared {
+    state: Mutex<State>,
+    /// Something can be taken, or the end has come.
+    ready: Condvar,
+    /// A thread has ended.
+    ended: Condvar,
+    threads_kept: usize,
+    reader: Arc<dyn Reader>,
+    events: Arc<EventQueue>,
 }
 
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The threads and their queue.
+pub struct Filler(Arc<Shared>);
+
 impl Filler {
-    /// Starts `threads` threads that report each finished request to `events`.
+    /// Starts `threads` threads that stay, and report each finished request of the control plane's to `events`.
     pub fn start(threads: usize, reader: &Arc<dyn Reader>, events: &Arc<EventQueue>) -> std::io::Result<Self> {
-        let shared = Arc::new((Mutex::new(State::default()), Condvar::new()));
-        let spawn = |index| {
-            let (shared, reader, events) = (Arc::clone(&shared), Arc::clone(reader), Arc::clone(events));
-            std::thread::Builder::new()
-                .name(format!("pvblob-fill-{index}"))
-                .spawn(move || run(&shared, &*reader, &events))
-        };
-        let threads = (0..threads.max(1)).map(spawn).collect::<Result<_, _>>()?;
-        Ok(Self { shared, threads: Mutex::new(threads) })
+        let state = State { turns: Turns::new(PER_CHANNEL_MAX), threads: 0, idle: 0, stopping: false };
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            ready: Condvar::new(),
+            ended: Condvar::new(),
+            threads_kept: threads.clamp(1, THREADS_MAX),
+            reader: Arc::clone(reader),
+            events: Arc::clone(events),
+        });
+        for _ in 0..shared.threads_kept {
+            spawn(&shared, &mut shared.lock())?;
+        }
+        Ok(Self(shared))
     }
 
     /// Queues a request.
     pub fn submit(&self, fill: Fill) {
-        let (state, ready) = &*self.shared;
-        state.lock().unwrap_or_else(PoisonError::into_inner).fills.push_back(fill);
-        ready.notify_one();
+        let mut state = self.0.lock();
+        state.turns.put(fill.request.channel_key(), fill);
+        if state.idle == 0 && state.threads < THREADS_MAX && !state.turns.next.is_empty() {
+            // The threads there are go on if the system has no more of them to give.
+            let _ = spawn(&self.0, &mut state);
+        }
+        drop(state);
+        self.0.ready.notify_one();
     }
 
     /// Finishes what is queued and ends the threads.
     pub fn stop(&self) {
-        let (state, ready) = &*self.shared;
-        state.lock().unwrap_or_else(PoisonError::into_inner).stopping = true;
-        ready.notify_all();
-        for thread in self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            let _ = thread.join();
+        let mut state = self.0.lock();
+        state.stopping = true;
+        self.0.ready.notify_all();
+        while state.threads > 0 {
+            state = self.0.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
 
-fn run(shared: &(Mutex<State>, Condvar), reader: &dyn Reader, events: &EventQueue) {
-    let (state, ready) = shared;
-    loop {
-        let mut locked = state.lock().unwrap_or_else(PoisonError::into_inner);
-        let fill = loop {
-            if let Some(fill) = locked.fills.pop_front() {
-                break fill;
-            }
-            if locked.stopping {
-                return;
-            }
-            locked = ready.wait(locked).unwrap_or_else(PoisonError::into_inner);
-        };
-        drop(locked);
-        fill.request.fill(reader, &fill.response, &fill.runs, fill.done);
+fn spawn(shared: &Arc<Shared>, state: &mut State) -> std::io::Result<()> {
+    let its_own = Arc::clone(shared);
+    let builder = std::thread::Builder::new().name(format!("pvblob-fill-{}", state.threads));
+    builder.spawn(move || run(&its_own))?;
+    state.threads += 1;
+    Ok(())
+}
+
+fn run(shared: &Shared) {
+    while let Some((key, fill)) = next(shared) {
+        fill.request.fill(&*shared.reader, &fill.response, &fill.runs, fill.done);
         if fill.held_by.is_none() {
-            events.push([Event::Filled(fill.request.id)]);
+            shared.events.push([Event::Filled(fill.request.id)]);
         }
+        drop(fill); // perhaps the last reference to the request or the entry, whose end takes other locks
+        let mut state = shared.lock();
+        state.turns.done(key);
+        let more = !state.turns.next.is_empty();
+        drop(state);
+        if more {
+            shared.ready.notify_one();
+        }
+    }
+    shared.lock().threads -= 1;
+    shared.ended.notify_all();
+}
+
+/// Waits for the next read; `None` ends the thread.
+fn next(shared: &Shared) -> Option<(u64, Fill)> {
+    let mut state = shared.lock();
+    loop {
+        if let Some(taken) = state.turns.take() {
+            return Some(taken);
+        }
+        // What is queued and may not run yet is left to the threads that run its channel's other reads.
+        if state.stopping {
+            return None;
+        }
+        state.idle += 1;
+        if state.threads > shared.threads_kept {
+            let waited = shared.ready.wait_timeout(state, IDLE).unwrap_or_else(PoisonError::into_inner);
+            state = waited.0;
+            state.idle -= 1;
+            if waited.1.timed_out() && state.threads > shared.threads_kept && state.turns.next.is_empty() {
+                return None;
+            }
+        } else {
+            state = shared.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.idle -= 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn channels_take_turns_and_none_has_more_than_its_part() {
+        let mut turns = Turns::new(2);
+        (0..5).for_each(|item| turns.put(1, item));
+        turns.put(2, 100);
+        let mut taken: Vec<_> = std::iter::from_fn(|| turns.take()).collect();
+        assert_eq!(taken, [(1, 0), (2, 100), (1, 1)], "channel 1 waits for its own reads");
+        turns.done(1);
+        taken = std::iter::from_fn(|| turns.take()).collect();
+        assert_eq!(taken, [(1, 2)]);
+        turns.put(3, 200);
+        assert_eq!(turns.take(), Some((3, 200)));
+        (0..2).for_each(|_| turns.done(1));
+        assert_eq!(std::iter::from_fn(|| turns.take()).map(|(_, item)| item).collect::<Vec<_>>(), [3, 4]);
+        [1, 1, 2, 3].into_iter().for_each(|key| turns.done(key));
+        assert!(turns.channels.is_empty() && turns.next.is_empty(), "a channel without reads costs nothing");
     }
 }

@@ -3,6 +3,7 @@
 //! The head is a private copy, already checked; the data and response buffers stay in the guest's pages, which may change
 //! under us at any moment, and are touched only by copies and system calls (design rule 1).
 
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -15,6 +16,12 @@ use super::files::{Reader, Run, Target, read_parts};
 use crate::extents::{self, Digest};
 use crate::hresult;
 use crate::wire::{DeviceRequest, DeviceResponse};
+
+thread_local! {
+    /// The private block that stored content passes through (design rule 1): made once per thread, for fresh pages would
+    /// cost every request a fault for each of them.
+    static BLOCK: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// One request between its packet and its completion.
 pub struct HostRequest {
@@ -115,15 +122,17 @@ impl HostRequest {
 
     /// Writes the guest's content to `file` at `offset`, block by block: copy, digest the copy, write the copy.
     pub fn store_data(&self, file: BorrowedFd<'_>, offset: u64, digest: &mut Digest) -> io::Result<()> {
-        let total = self.data_valid();
-        let mut block = vec![0; total.min(extents::BLOCK_SIZE)];
-        for at in (0..total).step_by(extents::BLOCK_SIZE) {
-            let part = &mut block[..extents::BLOCK_SIZE.min(total - at)];
-            self.data.read(at, part);
-            digest.update(part);
-            extents::write_all_at(file, part, offset + at as u64)?;
-        }
-        Ok(())
+        BLOCK.with_borrow_mut(|block| {
+            let total = self.data_valid();
+            block.resize(extents::BLOCK_SIZE, 0);
+            for at in (0..total).step_by(extents::BLOCK_SIZE) {
+                let part = &mut block[..extents::BLOCK_SIZE.min(total - at)];
+                self.data.read(at, part);
+                digest.update(part);
+                extents::write_all_at(file, part, offset + at as u64)?;
+            }
+            Ok(())
+        })
     }
 
     /// Claims the one completion; false when it was made already.
