@@ -12,7 +12,8 @@ from __future__ import annotations
 import bisect
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from multiprocessing.synchronize import Barrier, Event
 from typing import NamedTuple
 
 from pvblob.client.client import Client
@@ -42,13 +43,30 @@ class Read(NamedTuple):
     route: str
 
 
-def write(socket_path: str, container: str, seconds: float, seed: int) -> list[Write]:
-    """Write blob "b" of *container* again and again; now and then delete it, or the container."""
-    rng, writes = random.Random(seed), []
+def begin_together(start: Barrier, ends: Mapping[str, Event]) -> None:
+    """Be one of the processes that begin at *start*. ends: by container; set when its writer is done."""
+    global _start, _ends
+    _start, _ends = start, ends
+
+
+_start: Barrier
+_ends: Mapping[str, Event]
+
+
+def write(socket_path: str, container: str, count: int, seed: int) -> list[Write]:
+    """Write blob "b" of *container* so many times; now and then delete it, or the container."""
+    try:
+        return _write(socket_path, container, count, random.Random(seed))
+    finally:
+        _ends[container].set()
+
+
+def _write(socket_path: str, container: str, count: int, rng: random.Random) -> list[Write]:
+    writes = list[Write]()
     with Client.connect(socket_path, timeout_s=30) as client:
-        stop_s = time.monotonic() + seconds
-        while (began_s := time.monotonic()) < stop_s:
-            number = len(writes) + 1
+        _start.wait(60)
+        for number in range(1, count + 1):
+            began_s = time.monotonic()
             kind = rng.random()
             if kind < 0.85:
                 etag = client.put(container, "b", number.to_bytes(WORD_BYTES) * (rng.choice(SIZES) // WORD_BYTES)).etag
@@ -65,14 +83,16 @@ def write(socket_path: str, container: str, seconds: float, seed: int) -> list[W
     return writes
 
 
-def read(socket_path: str, container: str, route: str, seconds: float) -> list[Read]:
-    """Read blob "b" again and again. route "offloaded": as an entry can answer it; "python": as only Python does."""
-    reads = []
+def read(socket_path: str, container: str, route: str) -> list[Read]:
+    """Read blob "b" while it is written. route "offloaded": as an entry can answer it; "python": as it cannot."""
+    reads = list[Read]()
     target = f"/{container}/b" + ("?timeout=60" if route == "python" else "")
     exchange = Exchange(socket_path)
     try:
-        stop_s = time.monotonic() + seconds
-        while (began_s := time.monotonic()) < stop_s:
+        exchange.connect()
+        _start.wait(60)
+        while not _ends[container].is_set():
+            began_s = time.monotonic()
             answer = exchange.perform(rest("GET", target, ("x-ms-version", "2021-12-02")))
             ended_s = time.monotonic()
             if answer.status == 404:

@@ -11,9 +11,9 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 
 from tests.offload.conftest import Stage
-from tests.offload.histories import Read, Write, check, count, read, write
+from tests.offload.histories import Read, Write, begin_together, check, count, read, write
 
-SECONDS = 2.5
+WRITES = 200
 CONTAINERS = ("one", "two")
 ROUTES = ("offloaded", "offloaded", "python")
 
@@ -32,21 +32,22 @@ def test_every_read_returns_the_latest_write_in_real_time_order(make_stage: Call
     """Installs race with commits all the time here, and freed space is written again at once: see `histories`."""
     stage, seed = make_stage(), random.SystemRandom().randrange(1 << 32)
     path = stage.host.socket_path
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(len(CONTAINERS) * (1 + len(ROUTES)), mp_context=context) as pool:
-        for name in CONTAINERS:
-            stage.client.create_container(name)
-        writing = {name: pool.submit(write, path, name, SECONDS, seed + at) for at, name in enumerate(CONTAINERS)}
-        reading = {name: [pool.submit(read, path, name, route, SECONDS) for route in ROUTES] for name in CONTAINERS}
+    context, processes = multiprocessing.get_context("spawn"), len(CONTAINERS) * (1 + len(ROUTES))
+    shared = context.Barrier(processes), {name: context.Event() for name in CONTAINERS}
+    for name in CONTAINERS:
+        stage.client.create_container(name)
+    with ProcessPoolExecutor(processes, context, begin_together, shared) as pool:
+        writing = {name: pool.submit(write, path, name, WRITES, seed + at) for at, name in enumerate(CONTAINERS)}
+        reading = {name: [pool.submit(read, path, name, route) for route in ROUTES] for name in CONTAINERS}
         for name in CONTAINERS:
             writes = writing[name].result()
             reads = [one for future in reading[name] for one in future.result()]
             check(writes, reads)
-            assert count(reads, "offloaded") > 10, f"seed {seed}: too few writes were seen to compare anything"
-            assert count(reads, "python") > 10, f"seed {seed}"
+            for route in ROUTES:
+                assert count(reads, route) > 5, f"seed {seed}: too few writes were seen to compare anything"
     counters = stage.counters()
-    assert counters["hits"] > 200, counters
-    assert counters["invalidations"] > 20, counters
+    assert counters["hits"] > 20, counters
+    assert counters["invalidations"] > 5, counters
 
 
 def history(*numbers: int) -> list[Write]:

@@ -39,6 +39,20 @@ fn released(events: &EventQueue) -> usize {
     events.take(usize::MAX).iter().filter(|event| matches!(event, Event::Released(_))).count()
 }
 
+/// What stands in a slot; `None`: no line.
+fn filled(slot: Slot, filling: &Filling<'_>) -> Option<Vec<u8>> {
+    let last = filling.offset + filling.length.saturating_sub(1);
+    Some(match slot {
+        Slot::Length => filling.length.to_string().into_bytes(),
+        Slot::Date => filling.date.to_vec(),
+        Slot::RequestId => filling.request_id.to_vec(),
+        Slot::Version => filling.version.to_vec(),
+        Slot::ClientRequestId => filling.client_request_id?.to_vec(),
+        Slot::Placed => (filling.placed > 0).then(|| filling.placed.to_string().into_bytes())?,
+        Slot::Range => format!("bytes {}-{last}/{}", filling.offset, filling.total).into_bytes(),
+    })
+}
+
 proptest! {
     /// Design: an entry's head is byte for byte what the encoder writes for the same fields.
     #[test]
@@ -52,7 +66,7 @@ proptest! {
             length: numbers.0,
             offset: numbers.1,
             total: numbers.2,
-            placed: if numbers.3 % 2 == 0 { 0 } else { numbers.3 },
+            placed: if numbers.3.is_multiple_of(2) { 0 } else { numbers.3 },
             date: b"Sun, 06 Nov 1994 08:49:37 GMT",
             request_id: b"0",
             version: b"2021-12-02",
@@ -64,22 +78,13 @@ proptest! {
         let template = Template::new(status, values).unwrap();
         let mut written = vec![1; 7];
         let at = template.write(&mut written, &filling);
-        let fields: Vec<(&[u8], Vec<u8>)> = lines.iter().filter_map(|(name, text, slot)| {
-            let value = match slot.map(|slot| SLOTS[slot]) {
-                None => text.clone().into_bytes(),
-                Some(Slot::Length) => filling.length.to_string().into_bytes(),
-                Some(Slot::Date) => filling.date.to_vec(),
-                Some(Slot::RequestId) => filling.request_id.to_vec(),
-                Some(Slot::Version) => filling.version.to_vec(),
-                Some(Slot::ClientRequestId) => filling.client_request_id?.to_vec(),
-                Some(Slot::Placed) => (filling.placed > 0).then(|| filling.placed.to_string().into_bytes())?,
-                Some(Slot::Range) => {
-                    let last = filling.offset + filling.length.saturating_sub(1);
-                    format!("bytes {}-{last}/{}", filling.offset, filling.total).into_bytes()
-                }
-            };
-            Some((name.as_bytes(), value))
-        }).collect();
+        let fields: Vec<(&[u8], Vec<u8>)> = lines
+            .iter()
+            .filter_map(|(name, text, slot)| {
+                let value = slot.map_or(Some(text.clone().into_bytes()), |slot| filled(SLOTS[slot], &filling))?;
+                Some((name.as_bytes(), value))
+            })
+            .collect();
         let mut expected = vec![0; 1 << 16];
         let size = encode_response(&mut expected, status, fields.iter().map(|(name, value)| (*name, &value[..])), b"");
         prop_assert_eq!(&written[at..], &expected[..size.unwrap()]);
@@ -97,53 +102,75 @@ fn a_template_of_an_illegal_line_is_refused() {
     assert!(Template::new(200, many).is_none());
 }
 
-/// Design §7: odd before a change can be seen, even after; installed only if unchanged; purged at once.
-///
-/// The catalog here is a number behind a lock. Whoever has seen version v in it must never find an entry of an older one.
-#[test]
-fn no_entry_is_older_than_what_was_seen_before_the_look_up() {
-    let (table, events) = (Table::new(4), Arc::new(EventQueue::new().unwrap()));
-    let (generation, catalog) = (Arc::new(Generation::new()), Mutex::new(0_u64));
-    let (stop, tokens, hits) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                while !stop.load(Ordering::Relaxed) {
-                    let expected = generation.value();
-                    let version = *catalog.lock().unwrap();
-                    if version % 3 == 0 {
-                        std::thread::yield_now(); // a late install
-                    }
-                    let pin = Pin::new(tokens.fetch_add(1, Ordering::Relaxed), Arc::clone(&events));
-                    let generations = vec![(Arc::clone(&generation), expected)];
-                    table.install(1, target("b"), content(version), generations, pin);
-                }
-            });
-            scope.spawn(|| {
-                while !stop.load(Ordering::Relaxed) {
-                    let seen = *catalog.lock().unwrap();
-                    if let Some(version) = find(&table, "b") {
-                        assert!(version >= seen, "an entry of version {version} after {seen} was seen");
-                        hits.fetch_add(1, Ordering::Relaxed);
-                    }
-                }
-            });
+/// A store of one blob: its version, which is seen by looking, its generation, and the table that answers beside it.
+struct Race {
+    table: Arc<Table>,
+    events: Arc<EventQueue>,
+    generation: Arc<Generation>,
+    catalog: Mutex<u64>,
+    stop: AtomicBool,
+    tokens: AtomicU64,
+    hits: AtomicU64,
+}
+
+impl Race {
+    fn install_until_the_end(&self) {
+        while !self.stop.load(Ordering::Relaxed) {
+            let expected = self.generation.value();
+            let version = *self.catalog.lock().unwrap();
+            if version.is_multiple_of(3) {
+                std::thread::yield_now(); // a late install
+            }
+            let pin = Pin::new(self.tokens.fetch_add(1, Ordering::Relaxed), Arc::clone(&self.events));
+            let generations = vec![(Arc::clone(&self.generation), expected)];
+            self.table.install(1, target("b"), content(version), generations, pin);
         }
-        for _ in 0..20_000 {
-            generation.begin();
-            *catalog.lock().unwrap() += 1;
-            generation.end();
-            if hits.load(Ordering::Relaxed) % 5 == 0 {
+    }
+
+    fn read_until_the_end(&self) {
+        while !self.stop.load(Ordering::Relaxed) {
+            let seen = *self.catalog.lock().unwrap();
+            if let Some(version) = find(&self.table, "b") {
+                assert!(version >= seen, "an entry of version {version} after {seen} was seen");
+                self.hits.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn write(&self, times: usize) {
+        for number in 0..times {
+            self.generation.begin();
+            *self.catalog.lock().unwrap() += 1;
+            self.generation.end();
+            if number.is_multiple_of(50) {
                 std::thread::yield_now();
             }
         }
-        stop.store(true, Ordering::Relaxed);
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Design §7: odd before a change can be seen, even after; installed only if unchanged; purged at once.
+///
+/// Whoever has seen a version must never find an entry of an older one.
+#[test]
+fn no_entry_is_older_than_what_was_seen_before_the_look_up() {
+    let (table, events) = (Table::new(4), Arc::new(EventQueue::new().unwrap()));
+    let (generation, catalog, stop) = (Arc::new(Generation::new()), Mutex::new(0), AtomicBool::new(false));
+    let (tokens, hits) = (AtomicU64::new(0), AtomicU64::new(0));
+    let race = Race { table, events, generation, catalog, stop, tokens, hits };
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| race.install_until_the_end());
+            scope.spawn(|| race.read_until_the_end());
+        }
+        race.write(4_000);
     });
-    generation.begin();
-    generation.end();
-    assert!(find(&table, "b").is_none() && table.entries().is_empty());
-    assert_eq!(released(&events) as u64, tokens.load(Ordering::Relaxed), "every pin is released once");
-    assert!(hits.load(Ordering::Relaxed) > 0, "no entry was ever found: nothing was tested");
+    race.generation.begin();
+    race.generation.end();
+    assert!(find(&race.table, "b").is_none() && race.table.entries().is_empty());
+    assert_eq!(released(&race.events) as u64, race.tokens.load(Ordering::Relaxed), "every pin is released once");
+    assert!(race.hits.load(Ordering::Relaxed) > 0, "no entry was ever found: nothing was tested");
 }
 
 #[test]

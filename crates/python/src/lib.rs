@@ -18,20 +18,7 @@ use pyo3::types::PyDict;
 
 #[pymodule(gil_used = false)]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    let statuses = PyDict::new(module.py());
-    for (name, status) in blobdev::hresult::TABLE {
-        statuses.set_item(name, status)?;
-    }
-    module.add("HRESULT", statuses)?;
-    module.add("WAIT_READY", guest::WAIT_READY)?;
-    module.add("WAIT_CONTROL", guest::WAIT_CONTROL)?;
-    module.add("WAIT_TIMED_OUT", guest::WAIT_TIMED_OUT)?;
-    module.add("WAIT_CLOSED", guest::WAIT_CLOSED)?;
-    module.add("EVENT_REQUEST", host::EVENT_REQUEST)?;
-    module.add("EVENT_CANCEL", host::EVENT_CANCEL)?;
-    module.add("EVENT_FILLED", host::EVENT_FILLED)?;
-    module.add("EVENT_RELEASED", host::EVENT_RELEASED)?;
-    module.add("EVENT_CHANNEL_FAILED", host::EVENT_CHANNEL_FAILED)?;
+    add_numbers(module)?;
     module.add_class::<buffer::LentBuffer>()?;
     module.add_class::<buffer::BytesBuilder>()?;
     module.add_class::<guest::LentMemory>()?;
@@ -55,5 +42,24 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(extents::crc64, module)?)?;
     module.add_function(wrap_pyfunction!(extents::store_bytes, module)?)?;
     module.add_function(wrap_pyfunction!(extents::punch_hole, module)?)?;
+    Ok(())
+}
+
+/// Adds the device statuses, and what waits and events are called by.
+fn add_numbers(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let statuses = PyDict::new(module.py());
+    for (name, status) in blobdev::hresult::TABLE {
+        statuses.set_item(name, status)?;
+    }
+    module.add("HRESULT", statuses)?;
+    module.add("WAIT_READY", guest::WAIT_READY)?;
+    module.add("WAIT_CONTROL", guest::WAIT_CONTROL)?;
+    module.add("WAIT_TIMED_OUT", guest::WAIT_TIMED_OUT)?;
+    module.add("WAIT_CLOSED", guest::WAIT_CLOSED)?;
+    module.add("EVENT_REQUEST", host::EVENT_REQUEST)?;
+    module.add("EVENT_CANCEL", host::EVENT_CANCEL)?;
+    module.add("EVENT_FILLED", host::EVENT_FILLED)?;
+    module.add("EVENT_RELEASED", host::EVENT_RELEASED)?;
+    module.add("EVENT_CHANNEL_FAILED", host::EVENT_CHANNEL_FAILED)?;
     Ok(())
 }
