@@ -38,9 +38,11 @@ async def get_blob(store: Store, call: Call) -> Response:
     """Get Blob: 200 whole, 206 when a range was asked for; content as pinned extents."""
     observed = store.observe(call) if call.request.wants_offload else ()
     version = readable_version(store, call)
+    # Before any byte is pinned: the container may be found deleted here.
+    properties = properties_pairs(store, call, version) if observed else []
     response = await _read(store, call, version)
     if observed:
-        response.offer = offer_of(store, version, properties_pairs(store, call, version), observed)
+        response.offer = offer_of(store, version, properties, observed)
     return response
 
 

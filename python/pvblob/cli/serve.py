@@ -221,6 +221,7 @@ async def _start_host(settings: HostSettings, guard: Guard, loaded: LoadedPolicy
         socket_mode=settings.socket_mode,
         socket_group=settings.socket_group,
         polling=settings.polling,
+        offload_entries_max=settings.offload_entries_max,
     )
     try:
         await host.start()
