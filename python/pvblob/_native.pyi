@@ -138,8 +138,30 @@ class LentMemory:
     def owns(self, buffer: LentBuffer) -> bool:
         """Whether *buffer* was allocated here."""
 
+    def register(self, mapping: SharedMapping) -> tuple[int, LentBuffer] | None:
+        """Give the program's own memory a guest address; return it and a buffer over it all. None: over the limit."""
+
+    def is_free(self, gpa: int) -> bool:
+        """Whether nothing of the region is in use."""
+
     def usage(self) -> tuple[int, int, int]:
         """Return (regions in service, bytes lent, bytes in use)."""
+
+@final
+class SharedMapping:
+    """Whole pages of a descriptor of shared memory, mapped for reading and writing; has the buffer protocol."""
+
+    def __new__(cls, fd: int, file_page: int, size_bytes: int) -> SharedMapping:
+        """Map *size_bytes* (whole pages) from page *file_page* on. ValueError: no memory that can be lent; OSError."""
+
+    def fileno(self) -> int: ...
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    @property
+    def address(self) -> int: ...
+
+def buffer_address(buffer: Any) -> tuple[int, int]:
+    """Return (address, bytes) of a contiguous buffer. ValueError: it is scattered."""
 
 @final
 class Rings:
@@ -312,6 +334,9 @@ class GuestMemory:
     def add_region(self, gpa: int, length: int, fd: int) -> None:
         """Map a sealed memfd. ValueError: it breaks a rule; OSError: the system refuses."""
 
+    def add_unsealed_region(self, gpa: int, length: int, fd: int, file_page: int) -> None:
+        """Map memory that may shrink, from a page of *fd* on, for data buffers only. Errors as for `add_region`."""
+
     def remove_region(self, gpa: int) -> LeavingRegion | None:
         """Forget a region: no later request can name it. None: there is none."""
 
@@ -365,13 +390,16 @@ class HostRequest:
         """Return (method, scheme, authority, path, fields, content) of the private copy."""
 
     def read_data(self) -> bytes:
-        """Copy the guest's content to private bytes."""
+        """Copy the guest's content to private bytes. ConnectionError: the guest has shrunk its memory."""
 
     def load_data(self, at: int, fd: int, offset: int, length: int) -> None:
         """Read *length* bytes of *fd* from *offset* into *at* of the data buffer; complete afterwards. May block."""
 
     def store_data(self, fd: int, offset: int, digest: Digest) -> None:
-        """Write the guest's content to *fd* at *offset* block by block: copy, digest the copy, write the copy."""
+        """Write the guest's content to *fd* at *offset* block by block: copy, digest the copy, write the copy.
+
+        ConnectionError: the guest has shrunk its memory; the request then completes with MALFORMED.
+        """
 
     def complete(self, status: int, response: bytes, needed: int | None = None) -> bool:
         """Complete; False when it was completed before. needed: the capacity to report with INSUFFICIENT_BUFFER."""

@@ -1,21 +1,27 @@
 //! `LentBuffer`: lent pages with Python's buffer protocol, and the messages that are written to and read from them.
+//! `SharedMapping`: memory of the program's own, mapped from its descriptor so that it can be lent as it lies.
 //!
 //! The only place where shared bytes are exposed without a copy: whoever holds a memoryview sees what the host writes.
 //! The pages stay lent as long as a view lives, for the view holds the object and the object holds the pages.
 #![allow(unsafe_code)]
 
 use std::ffi::{c_int, c_void};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use blobdev::bhttp;
 use blobdev::vsc::memory::Pages;
+use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{PyBufferError, PyIndexError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use std::sync::Arc;
+use vmbus::memory::Region;
 
 use crate::codec::{DecodedFields, FieldPairs, decoded_fields, encode_request_to};
+use crate::descriptors::duplicate;
 use crate::guest::LentSlice;
+use crate::guest_memory::region_error;
 
 /// Bytes of lent memory: writable, contiguous, shared with the host.
 #[pyclass(frozen, module = "pvblob._native")]
@@ -215,14 +221,85 @@ impl LentBuffer {
 
     unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
         let slice = &slf.get().0;
-        let length = ffi::Py_ssize_t::try_from(slice.length).map_err(|_| PyBufferError::new_err("too long"))?;
         let address = slice.pages.region().address(slice.pages.offset() + slice.offset, slice.length);
-        // SAFETY: `view` is the caller's, to be filled here; the address is valid for `length` bytes as long as `slf`
-        // lives, to which FillInfo adds the reference that the view holds until its release. The bytes may change at any
-        // moment, which the buffer protocol allows for shared memory; Python code sees them only through copies it makes.
-        let filled = unsafe { ffi::PyBuffer_FillInfo(view, slf.as_ptr(), address.cast::<c_void>(), length, 0, flags) };
-        if filled == 0 { Ok(()) } else { Err(PyErr::fetch(slf.py())) }
+        // SAFETY: `view` is the caller's; the address is valid for the length as long as `slf` lives.
+        unsafe { export(slf.as_any(), address, slice.length, view, flags) }
     }
 
     unsafe fn __releasebuffer__(&self, _view: *mut ffi::Py_buffer) {}
+}
+
+/// Fills `view` with `length` writable bytes that belong to `object`.
+///
+/// # Safety
+/// `view` is to be filled, and the address valid for `length` bytes as long as `object` lives. The bytes may change at any
+/// moment, which the buffer protocol allows for shared memory; Python code sees them only through copies it makes.
+unsafe fn export(
+    object: &Bound<'_, PyAny>,
+    address: *mut u8,
+    length: usize,
+    view: *mut ffi::Py_buffer,
+    flags: c_int,
+) -> PyResult<()> {
+    let length = ffi::Py_ssize_t::try_from(length).map_err(|_| PyBufferError::new_err("too long"))?;
+    // SAFETY: as the caller promises; FillInfo adds the reference to `object` that the view holds until its release.
+    let filled = unsafe { ffi::PyBuffer_FillInfo(view, object.as_ptr(), address.cast::<c_void>(), length, 0, flags) };
+    if filled == 0 { Ok(()) } else { Err(PyErr::fetch(object.py())) }
+}
+
+/// Whole pages of a descriptor, mapped for reading and writing, and a duplicate of it.
+#[pyclass(frozen, module = "pvblob._native")]
+pub(crate) struct SharedMapping {
+    region: Arc<Region>,
+    fd: OwnedFd,
+}
+
+impl SharedMapping {
+    pub(crate) fn region(&self) -> &Arc<Region> {
+        &self.region
+    }
+}
+
+#[pymethods]
+impl SharedMapping {
+    /// Maps `size_bytes` (whole pages) from page `file_page` of `fd` on.
+    #[new]
+    fn new(fd: i32, file_page: u64, size_bytes: u64) -> PyResult<Self> {
+        let fd = duplicate(fd)?;
+        let region = Region::map_own(fd.as_fd(), file_page, size_bytes).map_err(region_error)?;
+        Ok(Self { region: Arc::new(region), fd })
+    }
+
+    fn fileno(&self) -> i32 {
+        self.fd.as_raw_fd()
+    }
+
+    fn __len__(&self) -> usize {
+        self.region.len()
+    }
+
+    #[getter]
+    fn address(&self) -> usize {
+        self.region.address(0, 0).addr()
+    }
+
+    unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
+        let region = slf.get().region();
+        let (address, length) = (region.address(0, region.len()), region.len());
+        // SAFETY: `view` is the caller's; the region is mapped as long as `slf` lives. The memory is the program's own: that
+        // somebody else may change it, or even cut it, it has chosen itself.
+        unsafe { export(slf.as_any(), address, length, view, flags) }
+    }
+
+    unsafe fn __releasebuffer__(&self, _view: *mut ffi::Py_buffer) {}
+}
+
+/// Returns (address, bytes) of a contiguous buffer. It may move when its exporter lets it: hold a view of it meanwhile.
+#[pyfunction]
+pub(crate) fn buffer_address(buffer: &Bound<'_, PyAny>) -> PyResult<(usize, usize)> {
+    let exported = PyUntypedBuffer::get(buffer)?;
+    if !exported.is_c_contiguous() {
+        return Err(PyValueError::new_err("the buffer is not contiguous"));
+    }
+    Ok((exported.buf_ptr().addr(), exported.len_bytes()))
 }

@@ -16,7 +16,7 @@ use vmbus::doorbell::GuestDoorbell;
 use vmbus::layout::PAGE_SIZE;
 use vmbus::memory::Region;
 
-use crate::buffer::LentBuffer;
+use crate::buffer::{LentBuffer, SharedMapping};
 use crate::descriptors::duplicate;
 
 pub(crate) const WAIT_READY: u8 = 0;
@@ -61,6 +61,17 @@ impl LentMemory {
 
     fn owns(&self, buffer: &LentBuffer) -> bool {
         buffer.slice_ref().pages.is_of(&self.0)
+    }
+
+    /// Gives the program's own memory a place: (gpa, buffer over all of it), or None when the limit is met.
+    fn register(&self, mapping: &SharedMapping) -> Option<(u64, LentBuffer)> {
+        let pages = self.0.register(mapping.region())?;
+        let (gpa, size) = (pages.page_at(0) * PAGE_SIZE as u64, pages.size());
+        Some((gpa, LentBuffer::new(pages, size)))
+    }
+
+    fn is_free(&self, gpa: u64) -> bool {
+        self.0.is_free(gpa / PAGE_SIZE as u64)
     }
 
     fn usage(&self) -> (usize, usize, usize) {

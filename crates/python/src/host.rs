@@ -1,10 +1,10 @@
-//! The host's objects: the engine, guests' memory, requests. They convert; `blobdev::vsp` does.
+//! The host's objects: the engine, the host page, requests. They convert; `blobdev::vsp` does.
 
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
-use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::sync::Arc;
 
 use blobdev::bhttp;
-use blobdev::vsp::channel::{SharedGuestMemory, Terms};
+use blobdev::vsp::channel::Terms;
 use blobdev::vsp::engine::{Engine, GuestSide, OpenError, Sizes};
 use blobdev::vsp::events::Event;
 use blobdev::vsp::faults::StallingReader;
@@ -12,17 +12,16 @@ use blobdev::vsp::files::{Reader, SystemReader};
 use blobdev::vsp::offload::entry::{Entry, Pin};
 use blobdev::vsp::polling::PollingLimits;
 use blobdev::vsp::request::HostRequest as Inner;
-use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyConnectionError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyBytes, PyDict, PyString};
-use vmbus::gpa::GuestMemory as Memory;
-use vmbus::layout::PAGE_SIZE;
-use vmbus::memory::{Region, RegionError};
+use vmbus::memory::Region;
 
 use crate::codec::{DecodedFields, decoded_fields, latin1, text};
 use crate::descriptors::{borrow, duplicate};
 use crate::extents::{Digest, system_error};
+use crate::guest_memory::GuestMemory;
 use crate::offload::{Offer, runs};
 
 pub(crate) const EVENT_REQUEST: u8 = 0;
@@ -30,66 +29,6 @@ pub(crate) const EVENT_CANCEL: u8 = 1;
 pub(crate) const EVENT_FILLED: u8 = 2;
 pub(crate) const EVENT_CHANNEL_FAILED: u8 = 3;
 pub(crate) const EVENT_RELEASED: u8 = 4;
-
-/// What one guest lends.
-#[pyclass(frozen, module = "pvblob._native")]
-pub(crate) struct GuestMemory(SharedGuestMemory);
-
-fn first_page(gpa: u64) -> PyResult<u64> {
-    if gpa.is_multiple_of(PAGE_SIZE as u64) {
-        Ok(gpa / PAGE_SIZE as u64)
-    } else {
-        Err(PyValueError::new_err(format!("guest address {gpa:#x} is no page boundary")))
-    }
-}
-
-#[pymethods]
-impl GuestMemory {
-    #[new]
-    fn new() -> Self {
-        Self(Arc::new(RwLock::new(Memory::default())))
-    }
-
-    fn add_region(&self, gpa: u64, length: u64, fd: i32) -> PyResult<()> {
-        let first = first_page(gpa)?;
-        let region = borrow(fd, |fd| Region::map_sealed(fd, length))?.map_err(|error| match error {
-            RegionError::System(error) => PyOSError::new_err(error.to_string()),
-            other => PyValueError::new_err(other.to_string()),
-        })?;
-        let mut memory = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        memory.add(first, Arc::new(region)).map_err(|error| PyValueError::new_err(error.to_string()))
-    }
-
-    /// Forgets a region: no request can name it any more; those that did keep it mapped.
-    fn remove_region(&self, gpa: u64) -> PyResult<Option<LeavingRegion>> {
-        let removed = self.0.write().unwrap_or_else(PoisonError::into_inner).remove(first_page(gpa)?);
-        Ok(removed.map(|region| LeavingRegion { length: region.len(), region: Arc::downgrade(&region) }))
-    }
-
-    fn clear(&self) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Memory::new();
-    }
-}
-
-/// A region that was taken back, for as long as somebody wants to know whether it is still in use.
-#[pyclass(frozen, module = "pvblob._native")]
-pub(crate) struct LeavingRegion {
-    length: usize,
-    region: Weak<Region>,
-}
-
-#[pymethods]
-impl LeavingRegion {
-    #[getter]
-    fn length(&self) -> usize {
-        self.length
-    }
-
-    #[getter]
-    fn in_use(&self) -> bool {
-        self.region.strong_count() > 0
-    }
-}
 
 /// The page a guest can only read: its polling grant.
 #[pyclass(frozen, module = "pvblob._native")]
@@ -289,6 +228,16 @@ type Head<'py> = (
     Bound<'py, PyBytes>,
 );
 
+impl HostRequest {
+    /// ConnectionError: the guest took its content away. OSError: our file.
+    fn broken(&self, error: std::io::Error) -> PyErr {
+        if self.inner.has_faulted() {
+            return PyConnectionError::new_err("the guest has shrunk the memory its content lies in");
+        }
+        system_error(error)
+    }
+}
+
 #[pymethods]
 impl HostRequest {
     #[getter]
@@ -352,8 +301,9 @@ impl HostRequest {
     }
 
     /// The guest's content as private bytes.
-    fn read_data<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, &py.detach(|| self.inner.read_data()))
+    fn read_data<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let copy = py.detach(|| self.inner.read_data()).map_err(|error| self.broken(error))?;
+        Ok(PyBytes::new(py, &copy))
     }
 
     /// Reads a part of a file into the data buffer; the request stays open.
@@ -368,8 +318,8 @@ impl HostRequest {
         py.detach(|| {
             let mut digest = digest.lock();
             self.inner.store_data(file.as_fd(), offset, &mut digest)
-        })?;
-        Ok(())
+        })
+        .map_err(|error| self.broken(error))
     }
 
     #[pyo3(signature = (status, response, needed=None))]

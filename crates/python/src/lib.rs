@@ -8,6 +8,7 @@ mod codec;
 mod descriptors;
 mod extents;
 mod guest;
+mod guest_memory;
 mod host;
 mod offload;
 mod reads;
@@ -22,19 +23,25 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<buffer::LentBuffer>()?;
     module.add_class::<buffer::BytesBuilder>()?;
     module.add_class::<guest::LentMemory>()?;
+    module.add_class::<buffer::SharedMapping>()?;
     module.add_class::<guest::Rings>()?;
     module.add_class::<guest::Waiter>()?;
     module.add_class::<guest::GuestChannel>()?;
     module.add_class::<reads::ReadPlan>()?;
     module.add_class::<batch::ReadBatch>()?;
-    module.add_class::<host::GuestMemory>()?;
+    module.add_class::<guest_memory::GuestMemory>()?;
     module.add_class::<host::HostPage>()?;
     module.add_class::<host::HostEngine>()?;
     module.add_class::<host::HostRequest>()?;
     module.add_class::<offload::Generation>()?;
     module.add_class::<extents::Digest>()?;
     upstream::register(module)?;
+    add_functions(module)
+}
+
+fn add_functions(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(guest::note_fork, module)?)?;
+    module.add_function(wrap_pyfunction!(buffer::buffer_address, module)?)?;
     module.add_function(wrap_pyfunction!(codec::encode_request, module)?)?;
     module.add_function(wrap_pyfunction!(codec::decode_request, module)?)?;
     module.add_function(wrap_pyfunction!(codec::encode_response, module)?)?;

@@ -34,6 +34,11 @@ pub enum GpaError {
         /// The page number.
         pfn: u64,
     },
+    /// A page of unsealed memory where only sealed memory will do.
+    Unsealed {
+        /// The page number.
+        pfn: u64,
+    },
     /// A page that belongs to a ring.
     Forbidden {
         /// The page number.
@@ -75,6 +80,9 @@ impl fmt::Display for GpaError {
             Self::Offset { byte_offset } => write!(f, "a GPA range at offset {byte_offset}, outside its first page"),
             Self::TooFewPages { needed, named } => write!(f, "GPA ranges over {needed} pages, {named} named"),
             Self::NotLent { pfn } => write!(f, "page {pfn:#x} is in no lent region"),
+            Self::Unsealed { pfn } => {
+                write!(f, "page {pfn:#x} lies in unsealed memory, which may hold data buffers only")
+            }
             Self::Forbidden { pfn } => write!(f, "page {pfn:#x} belongs to a ring"),
             Self::Repeated { pfn } => write!(f, "page {pfn:#x} is named twice"),
             Self::Overlap { page } => write!(f, "the region at page {page:#x} overlaps one that is lent"),

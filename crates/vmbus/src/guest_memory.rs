@@ -6,11 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
 
 use crate::gpa::{GpaError, GpaRange, pages_spanned};
 use crate::layout::PAGE_SIZE;
-use crate::memory::{PageRun, Region, Span, SpanList};
+use crate::memory::{Lent, PageRun, Region, Span, SpanList};
 
 /// Regions one guest may lend at a time.
 pub const REGIONS_MAX: usize = 1024;
@@ -23,11 +22,11 @@ pub const MAPPING_RUNS_MAX: usize = 256;
 #[derive(Debug, Default)]
 pub struct GuestMemory {
     /// By first page.
-    regions: BTreeMap<u64, Arc<Region>>,
+    regions: BTreeMap<u64, Lent>,
     forbidden: PageSet,
 }
 
-fn pages_of(region: &Region) -> u64 {
+fn pages_of(region: &Lent) -> u64 {
     (region.len() / PAGE_SIZE) as u64
 }
 
@@ -38,7 +37,8 @@ impl GuestMemory {
     }
 
     /// Lets `region` answer for guest pages from `gpa_page` on; refuses overlaps and more than `REGIONS_MAX` regions.
-    pub fn add(&mut self, gpa_page: u64, region: Arc<Region>) -> Result<(), GpaError> {
+    pub fn add(&mut self, gpa_page: u64, region: impl Into<Lent>) -> Result<(), GpaError> {
+        let region = region.into();
         let behind = gpa_page.checked_add(pages_of(&region)).ok_or(GpaError::PageNumber { page: gpa_page })?;
         let below = self.regions.range(..behind).next_back();
         if below.is_some_and(|(first, region)| first + pages_of(region) > gpa_page) {
@@ -54,7 +54,7 @@ impl GuestMemory {
     /// Takes back the region that starts at `gpa_page`, if there is one; what was resolved before keeps it mapped.
     ///
     /// Forbidden pages stay forbidden until [`allow`](Self::allow), whatever region answers for them.
-    pub fn remove(&mut self, gpa_page: u64) -> Option<Arc<Region>> {
+    pub fn remove(&mut self, gpa_page: u64) -> Option<Lent> {
         self.regions.remove(&gpa_page)
     }
 
@@ -103,7 +103,7 @@ impl GuestMemory {
         for run in Runs::of(pfns.take(needed as usize)) {
             self.pieces(run, |region, page, pages| {
                 let length = left.min(pages * PAGE_SIZE - skip);
-                list.push(Span::new(Arc::clone(region), page * PAGE_SIZE + skip, length));
+                list.push(Span::new(region.clone(), page * PAGE_SIZE + skip, length));
                 (skip, left) = (0, left - length);
             })?;
         }
@@ -112,7 +112,7 @@ impl GuestMemory {
 
     /// Maps pages in the given order as one linear region: the memory of a channel's rings.
     ///
-    /// Each page once, each lent through [`Region::map_sealed`], none forbidden, in at most `MAPPING_RUNS_MAX` runs.
+    /// Each page once, each lent sealed ([`Region::map_sealed`]), none forbidden, in at most `MAPPING_RUNS_MAX` runs.
     pub fn map_linear(&self, pfns: &[u64]) -> Result<Region, GpaError> {
         let mut sorted = pfns.to_vec();
         sorted.sort_unstable();
@@ -121,7 +121,14 @@ impl GuestMemory {
         }
         let mut runs: Vec<PageRun<'_>> = Vec::new();
         for run in Runs::of(pfns.iter().copied()) {
-            self.pieces(run, |region, first_page, pages| runs.push(PageRun { region, first_page, pages }))?;
+            let mut unsealed = false;
+            self.pieces(run, |memory, first_page, pages| match memory {
+                Lent::Sealed(region) => runs.push(PageRun { region, first_page, pages }),
+                Lent::Unsealed(_) => unsealed = true,
+            })?;
+            if unsealed {
+                return Err(GpaError::Unsealed { pfn: run.first });
+            }
             if runs.len() > MAPPING_RUNS_MAX {
                 return Err(GpaError::TooScattered { runs: Runs::of(pfns.iter().copied()).count() });
             }
@@ -130,7 +137,7 @@ impl GuestMemory {
     }
 
     /// Walks one run of pages through the regions it lies in: (region, page in it, pages).
-    fn pieces<'a>(&'a self, run: Run, mut piece: impl FnMut(&'a Arc<Region>, usize, usize)) -> Result<(), GpaError> {
+    fn pieces<'a>(&'a self, run: Run, mut piece: impl FnMut(&'a Lent, usize, usize)) -> Result<(), GpaError> {
         if let Some(pfn) = self.forbidden.first_in(run) {
             return Err(GpaError::Forbidden { pfn });
         }

@@ -10,92 +10,34 @@
 //! each copy: a load moved behind the fence would have to assume that nobody wrote in between, which the fence denies.
 //! Volatile copies would give the same and cost the block-copy instructions on which large transfers depend.
 //!
-//! SIGBUS cannot be provoked: the seals keep the size, huge pages (whose pool can run dry) are refused.
+//! SIGBUS cannot be provoked: the seals keep the size, huge pages (whose pool can run dry) are refused. Memory without
+//! seals is another type, [`UnsealedRegion`], which only system calls touch.
 //! Must not know: rings, packets, who the peer is. Sources: design rule 1; spec/vmbus.md §5 (last paragraph).
 
 #![allow(unsafe_code)]
 
-use std::error::Error;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, Ordering, compiler_fence};
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, fstatfs, ftruncate, memfd_create};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
 use crate::layout::PAGE_SIZE;
 
-pub use crate::span::{FileRead, ReadEnd, Span, SpanList};
+pub use self::judge::RegionError;
+pub use self::unsealed::UnsealedRegion;
+pub use crate::span::{FileRead, Lent, ReadEnd, Span, SpanList, WatchedLent};
 
-/// The seals without which shared memory could shrink under a mapping.
-const REQUIRED_SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
+use self::judge::{REQUIRED_SEALS, judge_sealed, judge_unsealed, mappable};
 
-/// File system type of memfds with ordinary pages.
-const TMPFS_MAGIC: u64 = 0x0102_1994;
+mod judge;
+mod unsealed;
 
 /// Most memory parts per system call; more are done in several.
 pub(crate) const PARTS_MAX: usize = 128;
-
-/// Why a descriptor was not mapped.
-#[derive(Debug)]
-pub enum RegionError {
-    /// The descriptor is no memfd, so it cannot be sealed.
-    NotSealable,
-    /// A memfd without the seals SHRINK, GROW and SEAL.
-    SealsMissing {
-        /// The seals it has, as F_GET_SEALS returns them.
-        found: u32,
-    },
-    /// A memfd of huge pages.
-    HugePages,
-    /// The memfd has another size than was said.
-    Size {
-        /// Bytes said.
-        declared: u64,
-        /// Bytes it has.
-        actual: u64,
-    },
-    /// A length that is 0, no multiple of the page size, or more than can be mapped.
-    Length(u64),
-    /// The system refused.
-    System(io::Error),
-}
-
-impl fmt::Display for RegionError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotSealable => f.write_str("the descriptor is not a memfd; share memory made by memfd_create"),
-            Self::SealsMissing { found } => {
-                write!(f, "the memfd has seals {found:#x}; add F_SEAL_SHRINK, F_SEAL_GROW and F_SEAL_SEAL")
-            }
-            Self::HugePages => f.write_str("the memfd has huge pages; make it without MFD_HUGETLB"),
-            Self::Size { declared, actual } => write!(f, "the memfd has {actual} bytes, {declared} were declared"),
-            Self::Length(length) => {
-                write!(f, "{length} bytes: not a positive multiple of {PAGE_SIZE} that can be mapped")
-            }
-            Self::System(error) => write!(f, "mapping the memfd failed: {error}"),
-        }
-    }
-}
-
-impl Error for RegionError {}
-
-impl From<rustix::io::Errno> for RegionError {
-    fn from(errno: rustix::io::Errno) -> Self {
-        Self::System(errno.into())
-    }
-}
-
-impl From<RegionError> for io::Error {
-    fn from(error: RegionError) -> Self {
-        match error {
-            RegionError::System(error) => error,
-            other => io::Error::new(io::ErrorKind::InvalidInput, other),
-        }
-    }
-}
 
 /// A mapping of shared memory. Unmapped when dropped; hold it in an `Arc` wherever a pointer into it is kept.
 pub struct Region {
@@ -156,7 +98,7 @@ impl Region {
     /// Refuses whatever could change its size, fault, or is not `length` bytes long (design rule 1). `length`: as the
     /// peer declared.
     pub fn map_sealed(fd: BorrowedFd<'_>, length: u64) -> Result<Self, RegionError> {
-        let length = judge(fd, length)?;
+        let length = judge_sealed(fd, length)?;
         let mut region = Self::map(fd, length, ProtFlags::READ | ProtFlags::WRITE)?;
         region.fd = Some(fd.try_clone_to_owned().map_err(RegionError::System)?);
         Ok(region)
@@ -166,13 +108,27 @@ impl Region {
     ///
     /// Writing to the result, or asking for an atomic of it, panics: use [`load_u32`](Self::load_u32).
     pub fn map_read_only(fd: BorrowedFd<'_>, length: u64) -> Result<Self, RegionError> {
-        let length = judge(fd, length)?;
+        let length = judge_sealed(fd, length)?;
         Ok(Self::map(fd, length, ProtFlags::READ)?)
     }
 
+    /// Maps `length` bytes of memory of this very process's program, from page `first_page` of `fd` on: nobody else's
+    /// memory, so whoever shrinks it gets the SIGBUS that it asked for.
+    ///
+    /// Refuses what [`UnsealedRegion::map`] would refuse at the host.
+    pub fn map_own(fd: BorrowedFd<'_>, first_page: u64, length: u64) -> Result<Self, RegionError> {
+        let length = judge_unsealed(fd, first_page, length)?;
+        Ok(Self::map_at(fd, length, ProtFlags::READ | ProtFlags::WRITE, first_page)?)
+    }
+
     fn map(fd: BorrowedFd<'_>, length: usize, access: ProtFlags) -> rustix::io::Result<Self> {
+        Self::map_at(fd, length, access, 0)
+    }
+
+    fn map_at(fd: BorrowedFd<'_>, length: usize, access: ProtFlags, first_page: u64) -> rustix::io::Result<Self> {
+        let offset = first_page.saturating_mul(PAGE_SIZE as u64);
         // SAFETY: no address is asked for, so the kernel picks one that overlaps nothing.
-        let base = unsafe { mmap(ptr::null_mut(), length, access, MapFlags::SHARED, fd, 0) }?;
+        let base = unsafe { mmap(ptr::null_mut(), length, access, MapFlags::SHARED, fd, offset) }?;
         Ok(Self::adopt(base.cast(), length, access.contains(ProtFlags::WRITE)))
     }
 
@@ -319,33 +275,10 @@ impl PageRun<'_> {
     }
 }
 
-fn mappable(length: u64) -> Result<usize, RegionError> {
-    match usize::try_from(length) {
-        Ok(size) if size > 0 && size.is_multiple_of(PAGE_SIZE) && size <= isize::MAX as usize => Ok(size),
-        _ => Err(RegionError::Length(length)),
-    }
-}
-
-/// Judges a descriptor from a peer; returns the length to map.
-fn judge(fd: BorrowedFd<'_>, declared: u64) -> Result<usize, RegionError> {
-    let length = mappable(declared)?;
-    let seals = fcntl_get_seals(fd).map_err(|_| RegionError::NotSealable)?;
-    if !seals.contains(REQUIRED_SEALS) {
-        return Err(RegionError::SealsMissing { found: seals.bits() });
-    }
-    // After the seals were seen, so this size is final.
-    let actual = fstat(fd)?.st_size as u64;
-    if actual != declared {
-        return Err(RegionError::Size { declared, actual });
-    }
-    if fstatfs(fd)?.f_type as u64 != TMPFS_MAGIC {
-        return Err(RegionError::HugePages);
-    }
-    Ok(length)
-}
-
 /// Reads a file straight into parts of regions with one system call; returns the bytes read, 0 at the end of the file.
 ///
+/// EFAULT: the next byte's page is gone, which unsealed memory may be at any moment. The kernel copies with an exception
+/// table of its own: a fault in it ends the copy and the call, and raises no signal (what was copied before counts).
 /// `parts`: (region, offset, length), at most `PARTS_MAX` are used, each inside its writable region (panics otherwise).
 /// `nowait`: only what is in the page cache, else EAGAIN; EOPNOTSUPP where the file system cannot tell.
 pub(crate) fn read_file_into<'a>(

@@ -2,38 +2,124 @@
 //!
 //! Flow: `GuestMemory::resolve` builds a list; the device slices buffers off it and copies or reads files into them.
 //! Invariants: every span lies inside its region, and holds it mapped; adjacent spans are one. Bytes are never
-//! borrowed, only copied. Must not know where a list came from. Source: design rule 1.
+//! borrowed, only copied, and in unsealed memory by system calls only: this is the one place that tells the two kinds
+//! apart. Must not know where a list came from. Source: design rule 1.
 
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use crate::memory::{PARTS_MAX, Region, read_file_into};
+use crate::memory::{PARTS_MAX, Region, UnsealedRegion, read_file_into};
 
 /// Lists up to this long need no allocation: data, request and response of a small request, and one to spare.
 const INLINE: usize = 4;
 
-/// `length` bytes at `offset` of a region, which stays mapped as long as this lives.
+/// Memory that a peer has lent, of either kind.
+#[derive(Clone, Debug)]
+pub enum Lent {
+    /// Its size is final: anything may lie here.
+    Sealed(Arc<Region>),
+    /// It may shrink at any moment: data buffers only, system calls only.
+    Unsealed(Arc<UnsealedRegion>),
+}
+
+impl From<Arc<Region>> for Lent {
+    fn from(region: Arc<Region>) -> Self {
+        Self::Sealed(region)
+    }
+}
+
+impl From<Arc<UnsealedRegion>> for Lent {
+    fn from(region: Arc<UnsealedRegion>) -> Self {
+        Self::Unsealed(region)
+    }
+}
+
+impl Lent {
+    /// Returns the size in bytes, a positive multiple of 4096.
+    #[allow(clippy::len_without_is_empty, reason = "lent memory is never empty")]
+    pub fn len(&self) -> usize {
+        self.target().len()
+    }
+
+    /// Returns what tells whether anybody still uses this memory, without using it.
+    pub fn watch(&self) -> WatchedLent {
+        match self {
+            Self::Sealed(region) => WatchedLent::Sealed(Arc::downgrade(region)),
+            Self::Unsealed(region) => WatchedLent::Unsealed(Arc::downgrade(region)),
+        }
+    }
+
+    /// The mapping, for the addresses that system calls are given.
+    fn target(&self) -> &Region {
+        match self {
+            Self::Sealed(region) => region,
+            Self::Unsealed(region) => region.target(),
+        }
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        std::ptr::eq(self.target(), other.target())
+    }
+
+    fn read(&self, offset: usize, into: &mut [u8]) -> io::Result<()> {
+        match self {
+            Self::Sealed(region) => region.read(offset, into),
+            Self::Unsealed(region) => return region.read(offset, into),
+        }
+        Ok(())
+    }
+
+    fn write(&self, offset: usize, from: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Sealed(region) => region.write(offset, from),
+            Self::Unsealed(region) => return region.write(offset, from),
+        }
+        Ok(())
+    }
+}
+
+/// Lent memory that is watched and not held.
+#[derive(Clone, Debug)]
+pub enum WatchedLent {
+    /// Memory whose size is final.
+    Sealed(Weak<Region>),
+    /// Memory that may shrink.
+    Unsealed(Weak<UnsealedRegion>),
+}
+
+impl WatchedLent {
+    /// Tells whether somebody holds the memory mapped.
+    pub fn is_in_use(&self) -> bool {
+        match self {
+            Self::Sealed(region) => region.strong_count() > 0,
+            Self::Unsealed(region) => region.strong_count() > 0,
+        }
+    }
+}
+
+/// `length` bytes at `offset` of lent memory, which stays mapped as long as this lives.
 #[derive(Clone, Debug)]
 pub struct Span {
-    region: Arc<Region>,
+    memory: Lent,
     offset: usize,
     length: usize,
 }
 
 impl Span {
-    /// Makes a span. Panics if the bytes are not inside the region: a defect of the caller's.
-    pub fn new(region: Arc<Region>, offset: usize, length: usize) -> Self {
-        region.address(offset, length);
-        Self { region, offset, length }
+    /// Makes a span. Panics if the bytes are not inside the memory: a defect of the caller's.
+    pub fn new(memory: impl Into<Lent>, offset: usize, length: usize) -> Self {
+        let memory = memory.into();
+        memory.target().address(offset, length);
+        Self { memory, offset, length }
     }
 
-    /// Returns the region.
-    pub fn region(&self) -> &Arc<Region> {
-        &self.region
+    /// Returns the memory it lies in.
+    pub fn memory(&self) -> &Lent {
+        &self.memory
     }
 
-    /// Returns the offset of the first byte in the region.
+    /// Returns the offset of the first byte in its memory.
     pub fn offset(&self) -> usize {
         self.offset
     }
@@ -49,7 +135,7 @@ impl Span {
     }
 
     fn continues(&self, before: &Self) -> bool {
-        Arc::ptr_eq(&self.region, &before.region) && before.offset + before.length == self.offset
+        self.memory.is(&before.memory) && before.offset + before.length == self.offset
     }
 }
 
@@ -131,7 +217,14 @@ impl SpanList {
         self.length == 0
     }
 
-    /// Yields (span, offset in its region, length) for bytes `offset..offset + length`. Panics if they are not inside.
+    /// Tells whether bytes `at..at + length` lie in memory whose size is final, as a request and a response must.
+    ///
+    /// Panics if they are not inside.
+    pub fn is_sealed(&self, at: usize, length: usize) -> bool {
+        self.parts(at, length).all(|(span, _, _)| matches!(span.memory, Lent::Sealed(_)))
+    }
+
+    /// Yields (span, offset in its memory, length) for bytes `offset..offset + length`. Panics if they are not inside.
     fn parts(&self, offset: usize, length: usize) -> impl Iterator<Item = (&Span, usize, usize)> {
         let inside = offset <= self.length && length <= self.length - offset;
         assert!(inside, "bytes {offset} + {length} of a list of {} bytes", self.length);
@@ -150,41 +243,41 @@ impl SpanList {
     pub fn slice(&self, offset: usize, length: usize) -> Self {
         let mut list = Self::new();
         for (span, at, length) in self.parts(offset, length) {
-            list.push(Span { region: Arc::clone(&span.region), offset: at, length });
+            list.push(Span { memory: span.memory.clone(), offset: at, length });
         }
         list
     }
 
     /// Copies bytes from `at` on to private memory. Panics if they are not inside.
-    pub fn read(&self, at: usize, into: &mut [u8]) {
+    ///
+    /// Fails in unsealed memory only: EFAULT where it has shrunk.
+    pub fn read(&self, at: usize, into: &mut [u8]) -> io::Result<()> {
         let mut rest = into;
         for (span, offset, length) in self.parts(at, rest.len()) {
             let (part, behind) = rest.split_at_mut(length);
-            span.region.read(offset, part);
+            span.memory.read(offset, part)?;
             rest = behind;
         }
+        Ok(())
     }
 
     /// Copies private bytes to `at`. Panics if they are not inside.
-    pub fn write(&self, at: usize, from: &[u8]) {
+    ///
+    /// Fails in unsealed memory only: EFAULT where it has shrunk.
+    pub fn write(&self, at: usize, from: &[u8]) -> io::Result<()> {
         let mut rest = from;
         for (span, offset, length) in self.parts(at, rest.len()) {
             let (part, behind) = rest.split_at(length);
-            span.region.write(offset, part);
+            span.memory.write(offset, part)?;
             rest = behind;
         }
-    }
-
-    /// Writes zeros. Panics if the bytes are not inside.
-    pub fn zero(&self, at: usize, length: usize) {
-        for (span, offset, length) in self.parts(at, length) {
-            span.region.fill_zero(offset, length);
-        }
+        Ok(())
     }
 
     /// Reads a file from `file_offset` on straight into bytes `at..at + length`, waiting for the disk if need be.
     ///
-    /// Returns the bytes read: `length`, or fewer if the file ends. Panics if the bytes are not inside the list.
+    /// Returns the bytes read: `length`, or fewer if the file ends. EFAULT: unsealed memory has shrunk. Panics if the
+    /// bytes are not inside the list.
     pub fn read_from_file(&self, at: usize, fd: BorrowedFd<'_>, file_offset: u64, length: usize) -> io::Result<usize> {
         self.fill(at, fd, file_offset, length, false).map(|read| read.bytes)
     }
@@ -211,7 +304,7 @@ impl SpanList {
         let mut bytes = 0;
         while bytes < length {
             let parts = self.parts(at + bytes, length - bytes).take(PARTS_MAX);
-            let parts = parts.map(|(span, offset, length)| (&*span.region, offset, length));
+            let parts = parts.map(|(span, offset, length)| (span.memory.target(), offset, length));
             match read_file_into(fd, file_offset.saturating_add(bytes as u64), parts, nowait) {
                 Ok(0) => return Ok(FileRead { bytes, end: ReadEnd::EndOfFile }),
                 Ok(read) => bytes += read,

@@ -207,6 +207,8 @@ class EmbeddedService:
             return invalid_target(request, error)
         except asyncio.CancelledError:
             raise
+        except ConnectionError:  # the body's sender went away while it was read: theirs to explain, not ours to log
+            return refuse(request, Refusal("IncompleteBody"))
         except Exception:
             log.exception("%s %s failed", request.method, request.target.partition("?")[0])
             return refuse(request, Refusal("InternalError"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pvblob.client import answers, batch, bodies
 from pvblob.client.exchange import AsyncExchange
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from pvblob.client.properties import BlobPrefix, BlobProperties, ContainerProperties, Written
     from pvblob.errors import BlobError
+    from pvblob.vsc.registration import RegisteredMemory
 
 T = TypeVar("T")
 
@@ -88,6 +89,16 @@ class AsyncClient:
         else:
             answer = await self._exchange.perform(request, timeout_s=self._timeout_s)
         return answers.filled(answer, request, blob, offset, size_bytes)
+
+    async def register(self, memory: Any) -> RegisteredMemory:
+        """Lend shared memory of the program's own to the host, so that reads into it cost no copy in this process.
+
+        memory: SharedMemory, mmap over a memfd, a shared torch tensor, a contiguous view of any of these, or
+        (fd, offset, size_bytes). `read_into` any part of it, and `put` of any part, then go without a copy, also in
+        children of a fork and after the host was restarted, until the handle's `deregister`. Raises ValueError for
+        memory without a descriptor, LentMemoryExhausted when lent memory is spent.
+        """
+        return await self._exchange.register(memory)
 
     async def view(
         self, container: str, blob: str, *, offset: int = 0, length: int | None = None, if_match: str | None = None

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pvblob.client import answers, batch, bodies
 from pvblob.client.exchange import Exchange
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from pvblob.client.properties import BlobPrefix, BlobProperties, ContainerProperties, Written
     from pvblob.errors import BlobError
+    from pvblob.vsc.registration import RegisteredMemory
 
 T = TypeVar("T")
 
@@ -91,8 +92,8 @@ class Client:
     ) -> BlobProperties:
         """Fill *buffer* with the blob's bytes from *offset*.
 
-        offset: bytes from the start of the blob.  buffer: writable, contiguous; filled whole. One that the exchange
-        lent (`device().allocate`) is filled by the host without a copy.
+        offset: bytes from the start of the blob.  buffer: writable, contiguous; filled whole. Memory that
+        was lent (`device().allocate`) or registered (`register`) is filled by the host without a copy.
         Returns the properties (size in bytes, ETag) of the exact version read.
         Raises NotFound; PreconditionFailed; InvalidRange if offset + n passes the end (what lies before the end may
         have been placed, the rest of the buffer is untouched). Source: Azure REST, "Get Blob".
@@ -108,6 +109,16 @@ class Client:
         else:
             answer = self._exchange.perform(request, timeout_s=self._timeout_s)
         return answers.filled(answer, request, blob, offset, size_bytes)
+
+    def register(self, memory: Any) -> RegisteredMemory:
+        """Lend shared memory of the program's own to the host, so that reads into it cost no copy in this process.
+
+        memory: SharedMemory, mmap over a memfd, a shared torch tensor, a contiguous view of any of these, or
+        (fd, offset, size_bytes). `read_into` any part of it, and `put` of any part, then go without a copy, also in
+        children of a fork and after the host was restarted, until the handle's `deregister`. Raises ValueError for
+        memory without a descriptor, LentMemoryExhausted when lent memory is spent.
+        """
+        return self._exchange.register(memory)
 
     def view(
         self, container: str, blob: str, *, offset: int = 0, length: int | None = None, if_match: str | None = None

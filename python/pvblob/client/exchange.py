@@ -10,13 +10,21 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pvblob import _native
 from pvblob.client.conversation import AnswerLost, Packet, download, envelope, expected_bytes, upload
-from pvblob.client.sinks import Answer, BufferSink, BytesSink, LentSink, Sink
-from pvblob.client.sources import AsyncUploadBody, AsyncUploadSource, Source, UploadBody, UploadSource, source_of
-from pvblob.client.steps import Collect, Conversation, Fill, Lend, Post
+from pvblob.client.sinks import Answer, BufferSink, BytesSink, LentSink, RegisteredSink, Sink
+from pvblob.client.sources import (
+    AsyncUploadBody,
+    AsyncUploadSource,
+    MemorySource,
+    Source,
+    UploadBody,
+    UploadSource,
+    source_of,
+)
+from pvblob.client.steps import Attach, Collect, Conversation, Fill, Lend, Post, attach
 from pvblob.errors import DeviceGone, HostUnavailable, LentMemoryExhausted
 from pvblob.http import Request
 from pvblob.vsc.aio import AsyncDevice
@@ -27,6 +35,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from typing_extensions import Buffer
+
+    from pvblob.vsc.registration import Placed, RegisteredMemory
 
 __all__ = ["Answer", "AsyncExchange", "AsyncUploadSource", "Exchange", "UploadSource"]
 
@@ -39,11 +49,14 @@ TIMEOUT_S = 60.0
 class _Attempt:
     """What one request needs for each attempt at it: the same GUID, a fresh conversation (design rule 4)."""
 
-    def __init__(self, request: Request, source: Source | None, lent: _native.LentBuffer | None) -> None:
+    def __init__(
+        self, request: Request, source: Source | None, lent: _native.LentBuffer | None, placed: Placed | None
+    ) -> None:
         self.request = request
         self.guid = os.urandom(16)
         self._source = source
         self._lent = lent
+        self._placed = placed
         self._count = 0
         self._began_at = time.monotonic()
 
@@ -54,7 +67,8 @@ class _Attempt:
         packet = Packet(self.request, self.guid, resubmission, (yield from envelope()))
         if self._source is None or not self._source.size_bytes:
             return (yield from download(packet, sink, expected_bytes(self.request)))
-        return (yield from upload(packet, self._source.size_bytes, self._lent))
+        lent = self._lent if self._placed is None else (yield from attach(self._placed))
+        return (yield from upload(packet, self._source.size_bytes, lent))
 
     def may_repeat(self) -> bool:
         """Whether another attempt is safe: nothing of the body was consumed for good.
@@ -83,7 +97,10 @@ class _Settings:
     def _attempt(self, request: Request, body: Buffer | UploadSource | AsyncUploadSource | None) -> _Attempt:
         source = None if body is None else source_of(body)
         lent = body if isinstance(body, _native.LentBuffer) and self._device.owns(body) else None
-        return _Attempt(request, source, lent)
+        placed = None
+        if isinstance(source, MemorySource):
+            placed = self._device.registrations.find(source.memory, writable=False)
+        return _Attempt(request, source, lent, placed)
 
     def _may_repeat(self, attempt: _Attempt, failure: Exception, deadline: float) -> bool:
         """Whether to try again after *failure*: a host that listens, or that served us before, is worth waiting for."""
@@ -94,6 +111,9 @@ class _Settings:
     def _into(self, out: Buffer) -> Sink:
         if isinstance(out, _native.LentBuffer) and self._device.owns(out):
             return LentSink(out, len(out))
+        placed = self._device.registrations.find(out, writable=True)
+        if placed is not None:
+            return RegisteredSink(memoryview(out).cast("B"), placed)
         return BufferSink(memoryview(out).cast("B"))
 
 
@@ -121,6 +141,10 @@ class Exchange(_Settings):
     def connect(self) -> None:
         """Connect now. Raises HostUnavailable or HostRefused."""
         self._device.connect()
+
+    def register(self, memory: Any) -> RegisteredMemory:
+        """Lend shared memory of the program's own; see `Device.register`."""
+        return self._device.register(memory)
 
     def perform(self, request: Request, body: UploadBody = None, *, timeout_s: float = TIMEOUT_S) -> Answer:
         """Send *request* with *body*; return the answer with its whole content as bytes.
@@ -164,6 +188,9 @@ class Exchange(_Settings):
                     result = step.ticket.wait()
                 elif isinstance(step, Lend):
                     result = _lent(device, step, deadline)
+                elif isinstance(step, Attach):
+                    attached = device.attach(step.placed.memory, deadline)
+                    result = None if attached is None else step.placed.of(attached)
                 elif isinstance(step, Fill) and source is not None:
                     result = source.fill(step.into)
         except StopIteration as stop:
@@ -198,6 +225,10 @@ class AsyncExchange(_Settings):
     async def connect(self) -> None:
         """Connect now. Raises HostUnavailable or HostRefused."""
         await self._adevice.connect()
+
+    async def register(self, memory: Any) -> RegisteredMemory:
+        """Lend shared memory of the program's own; see `Device.register`."""
+        return await self._adevice.register(memory)
 
     async def perform(self, request: Request, body: AsyncUploadBody = None, *, timeout_s: float = TIMEOUT_S) -> Answer:
         """See `Exchange.perform`; cancelling the task cancels the request at the host."""
@@ -235,6 +266,9 @@ class AsyncExchange(_Settings):
                     result = await step.ticket.wait()
                 elif isinstance(step, Lend):
                     result = await _alent(device, step, deadline)
+                elif isinstance(step, Attach):
+                    attached = await device.attach(step.placed.memory, deadline)
+                    result = None if attached is None else step.placed.of(attached)
                 elif isinstance(step, Fill) and source is not None:
                     result = await source.afill(step.into)
         except StopIteration as stop:

@@ -87,6 +87,8 @@ class Reads:
         """Fill *out*; see `Client.read_into`."""
         if offset < 0 or (plan := self.plan(key)) is None:
             return None
+        if self._device.registrations:
+            out = self._device.registrations.attached(out, self._device.current()) or out
         read = plan.read_into(out, offset)
         if type(read) is not tuple:
             known: BlobProperties | None = in_time(read, key)  # what was learnt before

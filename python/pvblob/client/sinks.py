@@ -1,4 +1,5 @@
-"""Where the bytes of an answer go: private `bytes`, a buffer of the program's, or lent pages where they stay.
+"""Where the bytes of an answer go: private `bytes`, a buffer of the program's, or lent pages where they stay (which may
+be registered memory of the program's).
 
 A conversation asks a sink for the lent buffer of each piece and gives it back filled. Sinks that copy have two buffers:
 one is copied out while the host fills the other, and both stay warm. Knows no packet.
@@ -7,11 +8,14 @@ one is copied out while the host fills the other, and both stay warm. Knows no p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pvblob import _native
-from pvblob.client.steps import Steps, lend, lend_if_possible
+from pvblob.client.steps import Steps, attach, lend, lend_if_possible
 from pvblob.http import Fields
+
+if TYPE_CHECKING:
+    from pvblob.vsc.registration import Placed
 
 PIECE_BYTES_MIN = 256 << 10
 
@@ -155,3 +159,38 @@ class LentSink:
         """Return a read-only view of what was written."""
         view = memoryview(self._into)[: self._written].toreadonly() if self._into is not None else memoryview(b"")
         return Answer(status, fields, b"", self._written, view)
+
+
+class RegisteredSink:
+    """Places an answer in registered memory of the program's; where the connection cannot have it, copies it there."""
+
+    def __init__(self, out: memoryview, placed: Placed) -> None:
+        self._out = out
+        self._placed = placed
+        self._sink: Sink | None = None
+
+    def buffer(self, size_bytes: int, at: int) -> Steps[_native.LentBuffer]:
+        """Provide the part of the memory where the piece belongs."""
+        if self._sink is None:
+            attached = yield from attach(self._placed)
+            self._sink = BufferSink(self._out) if attached is None else LentSink(attached, len(attached))
+        return (yield from self._sink.buffer(size_bytes, at))
+
+    def second_buffer(self, size_bytes: int, at: int) -> Steps[_native.LentBuffer | None]:
+        """Do the same for the next piece."""
+        assert self._sink is not None, "buffer comes first"
+        return (yield from self._sink.second_buffer(size_bytes, at))
+
+    def expect(self, total_bytes: int) -> None:
+        """The memory must hold the whole answer."""
+        if self._sink is not None:
+            self._sink.expect(total_bytes)
+
+    def take(self, data: _native.LentBuffer, length: int) -> None:
+        """Take over a piece."""
+        assert self._sink is not None, "buffer comes first"
+        self._sink.take(data, length)
+
+    def finish(self, status: int, fields: Fields) -> Answer:
+        """Report how much was written; no view, which would keep the memory lent after `deregister`."""
+        return Answer(status, fields, b"", 0 if self._sink is None else self._sink.finish(status, fields).written)

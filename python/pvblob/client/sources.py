@@ -46,8 +46,8 @@ class MemorySource:
     """A buffer of the program's; it can be read again for another attempt."""
 
     def __init__(self, body: Buffer) -> None:
-        self._memory = memoryview(body).cast("B")
-        self.size_bytes = self._memory.nbytes
+        self.memory = memoryview(body).cast("B")
+        self.size_bytes = self.memory.nbytes
         self._at = 0
 
     def rewind(self) -> bool:
@@ -57,7 +57,7 @@ class MemorySource:
 
     def fill(self, into: memoryview) -> int:
         """Write the next bytes to *into* and return how many."""
-        part = self._memory[self._at : self._at + len(into)]
+        part = self.memory[self._at : self._at + len(into)]
         into[: len(part)] = part
         self._at += len(part)
         return len(part)

@@ -1,6 +1,7 @@
 """The steps of a conversation: what it asks of whoever drives it. The driver waits; conversations never do.
 
-A conversation yields a step and is sent what the step says. `lend`, `post`, `collect` and `fill` do this with types.
+A conversation yields a step and is sent what the step says. `lend`, `attach`, `post`, `collect` and `fill` do this
+with types.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pvblob import _native
 
 if TYPE_CHECKING:
     from pvblob.client.sinks import Answer
+    from pvblob.vsc.registration import Placed
 
 T = TypeVar("T")
 
@@ -30,6 +32,13 @@ class Lend:
     size_bytes: int
     size_bytes_min: int
     optional: bool = False
+
+
+@dataclass(slots=True)
+class Attach:
+    """Give me pages for a buffer in registered memory. The answer is a LentBuffer, or None: it must be copied."""
+
+    placed: Placed
 
 
 @dataclass(slots=True)
@@ -57,7 +66,7 @@ class Fill:
     into: memoryview
 
 
-Step: TypeAlias = "Lend | Post | Collect | Fill"
+Step: TypeAlias = "Lend | Attach | Post | Collect | Fill"
 Steps: TypeAlias = Generator[Step, object, T]
 Conversation: TypeAlias = "Steps[Answer]"
 
@@ -72,6 +81,12 @@ def lend_if_possible(size_bytes: int) -> Steps[_native.LentBuffer | None]:
     """Lend *size_bytes* of pages unless memory is spent."""
     lent = yield Lend(size_bytes, size_bytes, optional=True)
     return lent  # type: ignore[return-value]
+
+
+def attach(placed: Placed) -> Steps[_native.LentBuffer | None]:
+    """Have pages for a buffer in registered memory, if the connection can have them."""
+    attached = yield Attach(placed)
+    return attached  # type: ignore[return-value]
 
 
 def post(step: Post) -> Steps[Ticket]:

@@ -244,14 +244,16 @@ class GpadlTorndown(Message):
 
 @_message(0x1001, GUEST, 32, descriptors=1)
 class MemoryRegion(Message):
-    """Lend memory: guest addresses gpa .. gpa + length (bytes, page multiples) are this descriptor's bytes from 0.
+    """Lend memory: guest addresses gpa .. gpa + length (bytes, page multiples) are this descriptor's bytes.
 
-    flags: bit 0 set = sealed; clear = data buffers only (design rule 1).
+    flags: bit 0 set = sealed; clear = data buffers only (design rule 1).  file_page: the page of the descriptor where
+    they begin; 0 for sealed memory.
     """
 
     gpa: int = u64(8)
     length: int = u64(16)
     flags: int = u32(24)
+    file_page: int = u32(28, default=0)
 
     @property
     def sealed(self) -> bool:

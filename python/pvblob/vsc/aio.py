@@ -12,7 +12,7 @@ import os
 import time
 import weakref
 from collections.abc import Generator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pvblob import _native
 from pvblob.errors import DeadlineExceeded, DeviceGone, HostUnavailable
@@ -28,6 +28,7 @@ from pvblob.vsc.device import (
 )
 from pvblob.vsc.handshake import Handshake
 from pvblob.vsc.link import Link
+from pvblob.vsc.registration import RegisteredMemory
 
 T = TypeVar("T")
 
@@ -270,7 +271,7 @@ class AsyncDevice:
             buffer = link.lend(size_bytes, size_bytes_min)
             if buffer is not None:
                 return buffer
-            gpa = link.begin_growth(size_bytes)
+            gpa = link.begin_growth(size_bytes, reserved_bytes=self._device.registrations.bytes_missing(link))
             if gpa is None:
                 if not link.waits_for_pages or time.monotonic() >= deadline:
                     raise link.exhausted(size_bytes)
@@ -280,6 +281,27 @@ class AsyncDevice:
                 await port.changed(deadline)
                 if time.monotonic() >= deadline and not link.growth_finished(gpa):
                     raise DeadlineExceeded("the host did not map more memory in time")
+
+    async def register(self, memory: Any, *, timeout_s: float = 60.0) -> RegisteredMemory:
+        """Lend shared memory of the program's own; see `Device.register`."""
+        registered = RegisteredMemory(self._device, memory)
+        if await self.attach(registered, time.monotonic() + timeout_s) is None:
+            raise (await self.connect()).unattached(registered)
+        self._device.registrations.add(registered)
+        return registered
+
+    async def attach(self, memory: RegisteredMemory, deadline: float) -> _native.LentBuffer | None:
+        """Return the pages of registered memory on the current link; see `Device.attach`."""
+        link = await self.connect()
+        attached = link.attached(memory)
+        attachment = None if attached is not None else link.begin_attach(memory)
+        port = self._port(link)
+        while attachment is not None and attachment.status is None:
+            await port.changed(deadline)
+            link.check()
+            if time.monotonic() >= deadline and attachment.status is None:
+                raise DeadlineExceeded("the host did not map registered memory in time")
+        return attached or link.attached(memory)
 
     async def allocate(self, size_bytes: int, *, timeout_s: float = 60.0) -> _native.LentBuffer:
         """Lend a buffer; see `Device.allocate`."""

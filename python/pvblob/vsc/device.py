@@ -14,7 +14,7 @@ import time
 import weakref
 from collections.abc import Generator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pvblob import _native
 from pvblob.errors import ChannelCorrupt, ChannelError, DeadlineExceeded, DeviceGone, HostUnavailable
@@ -22,6 +22,7 @@ from pvblob.settings import default_socket_path
 from pvblob.vmbus.bus import BusClosed, connect
 from pvblob.vsc.handshake import Handshake
 from pvblob.vsc.link import Link
+from pvblob.vsc.registration import RegisteredMemory, Registrations
 
 T = TypeVar("T")
 
@@ -86,6 +87,7 @@ class Device:
         self.nonce = os.urandom(16)
         self._waiters = threading.local()
         self.was_connected = False
+        self.registrations = Registrations()
         _devices.add(self)
 
     @classmethod
@@ -198,12 +200,36 @@ class Device:
             buffer = link.lend(size_bytes, size_bytes_min)
             if buffer is not None:
                 return buffer
-            gpa = link.begin_growth(size_bytes)
+            gpa = link.begin_growth(size_bytes, reserved_bytes=self.registrations.bytes_missing(link))
             if gpa is None:
                 self._wait_for_pages(link, size_bytes, deadline)
                 continue
             while not link.growth_finished(gpa):
                 self._wait_for_change(link, deadline, "the host did not map more memory in time")
+
+    def register(self, memory: Any, *, timeout_s: float = TIMEOUT_S) -> RegisteredMemory:
+        """Lend shared memory of the program's own, as it lies: reads into it and uploads from it cost no copy here.
+
+        memory: SharedMemory, mmap over a memfd, a shared torch tensor, any contiguous view of these, an object with
+        `fileno`, or (fd, offset, size_bytes). It counts against `lent_bytes_max`, and stays registered across
+        reconnects and forks until `deregister`. Raises ValueError for anything else, LentMemoryExhausted for too much.
+        """
+        registered = RegisteredMemory(self, memory)
+        deadline = time.monotonic() + timeout_s
+        if self.attach(registered, deadline) is None:
+            raise self.connect().unattached(registered)
+        self.registrations.add(registered)
+        return registered
+
+    def attach(self, memory: RegisteredMemory, deadline: float) -> _native.LentBuffer | None:
+        """Return the pages of registered memory on the current link; None when the limit or the host forbids them."""
+        link = self.connect()
+        attached = link.attached(memory)
+        attachment = None if attached is not None else link.begin_attach(memory)
+        while attachment is not None and attachment.status is None:
+            self._wait_for_change(link, deadline, "the host did not map registered memory in time")
+            link.check()
+        return attached or link.attached(memory)
 
     def _wait_for_pages(self, link: Link, size_bytes: int, deadline: float) -> None:
         """Wait for a completion that may free pages. Pages a program holds as views come back without notice."""

@@ -1,7 +1,7 @@
 """One open channel of one process: its bus, its session, its rings and its lent memory. It ends once.
 
 Whoever notices that the control socket is readable calls `pump`; messages are handled under one lock, and everybody who
-waits is woken afterwards to look again. A link never waits.
+waits is woken afterwards to look again. A link never waits. Registered memory is lent here too (`attachments`).
 """
 
 from __future__ import annotations
@@ -9,15 +9,20 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from typing import TYPE_CHECKING
 
 from pvblob import _native
 from pvblob.errors import DeviceGone, LentMemoryExhausted, RemoteProtocolError
 from pvblob.vmbus import messages as m
 from pvblob.vmbus.bus import Bus, BusClosed
-from pvblob.vmbus.constants import REGION_SEALED
+from pvblob.vmbus.constants import REGION_SEALED, STATUS_SUCCESS
 from pvblob.vmbus.messages import Message
 from pvblob.vmbus.session import Crossed, IgnoredOffer, Session
 from pvblob.vmbus.user_data import DeviceLimits
+from pvblob.vsc.attachments import Attachment, Attachments
+
+if TYPE_CHECKING:
+    from pvblob.vsc.registration import RegisteredMemory
 
 PAGE_BYTES = 4096
 # Regions grow by this much: untouched pages cost nothing, and few regions mean few descriptors at the host.
@@ -39,6 +44,7 @@ class Link:
         self.channel = channel
         self.limits = limits
         self.memory = _native.LentMemory(lent_bytes_max)
+        self._attachments = Attachments(self.memory)
         self.gone: str | None = None
 
     def check(self) -> None:
@@ -54,6 +60,7 @@ class Link:
             try:
                 while self.gone is None and (received := self._bus.receive()) is not None:
                     self._handle(*received)
+                self._return_detached()
             except (BusClosed, DeviceGone):
                 self._fail("the host closed the connection")
             except RemoteProtocolError as broken:
@@ -69,14 +76,11 @@ class Link:
         if isinstance(message, IgnoredOffer):
             self._send(message.reply)
         elif isinstance(message, m.MemoryRegionResult):
-            self._growing.discard(message.gpa)
-            self._region_results[message.gpa] = message.status
-            if message.status:
-                self.memory.forget(message.gpa)
-            else:  # here, and not where it was asked for: who asked may have been cancelled
-                self.memory.activate(message.gpa)
+            if not self._attachments.answered(message.gpa, message.status):
+                self._grown(message.gpa, message.status)
         elif isinstance(message, m.MemoryRegionRemoved):
             self.memory.forget(message.gpa)
+            self._attachments.removed(message.gpa)
         elif isinstance(message, m.RescindChannelOffer):
             self.channel.drain()  # what the host completed before it rescinded counts (design rule 3)
             with contextlib.suppress(DeviceGone):  # it may have gone at once: it does not wait for our word
@@ -86,6 +90,14 @@ class Link:
             self._fail(f"the host ended the connection: {message.text}")
         elif not isinstance(message, m.OfferChannel | m.AllOffersDelivered | Crossed):
             self._fail(f"the host sent {message.NAME} out of turn")
+
+    def _grown(self, gpa: int, status: int) -> None:
+        self._growing.discard(gpa)
+        self._region_results[gpa] = status
+        if status:
+            self.memory.forget(gpa)
+        else:  # here, and not where it was asked for: who asked may have been cancelled
+            self.memory.activate(gpa)
 
     def _send(self, message: Message, descriptors: tuple[int, ...] = ()) -> None:
         """Send, under the lock. Raises DeviceGone when the link has ended, also if nobody has noticed it yet."""
@@ -122,14 +134,18 @@ class Link:
         _, lent_bytes, _ = self.memory.usage()
         return bool(lent_bytes + size_bytes <= self._lent_bytes_max)
 
-    def begin_growth(self, size_bytes: int) -> int | None:
-        """Create a region with room for *size_bytes* and announce it; returns its address, None if the limit is met."""
+    def begin_growth(self, size_bytes: int, *, reserved_bytes: int = 0) -> int | None:
+        """Create a region with room for *size_bytes* and announce it; returns its address, None if the limit is met.
+
+        reserved_bytes: what is to be lent later and must still fit if it can. Raises DeviceGone.
+        """
         self.check()
         _, lent_bytes, _ = self.memory.usage()
         room = self._lent_bytes_max - lent_bytes
         needed = -(-size_bytes // PAGE_BYTES) * PAGE_BYTES
         with self._lock:
-            prepared = self.memory.prepare(max(needed, min(REGION_BYTES, room))) if needed <= room else None
+            ample = min(REGION_BYTES, max(room - reserved_bytes, 0))
+            prepared = self.memory.prepare(max(needed, ample)) if needed <= room else None
             if prepared is None:
                 return None
             gpa, length, descriptor = prepared
@@ -173,6 +189,46 @@ class Link:
             f"held by views and requests ({quarantined} of them cancelled and not yet completed by the host); "
             f"the limit is {self._lent_bytes_max} (lent_bytes_max). Drop views you no longer need, or raise the limit."
         )
+
+    # ---- registered memory
+
+    def attached(self, memory: RegisteredMemory) -> _native.LentBuffer | None:
+        """Return the pages that *memory* has on this link, None when it has none (yet)."""
+        attachment = self._attachments.get(memory)
+        return None if attachment is None or attachment.status != STATUS_SUCCESS else attachment.buffer
+
+    def begin_attach(self, memory: RegisteredMemory) -> Attachment | None:
+        """Announce *memory* to the host unless that is done; its `status` comes later. None: the limit is met."""
+        self.check()
+        with self._lock:
+            self._return_detached()
+            return self._attachments.get(memory) or self._attachments.begin(memory, self._send)
+
+    def unattached(self, memory: RegisteredMemory) -> LentMemoryExhausted:
+        """Return the error for memory that was not attached."""
+        _, lent_bytes, _ = self.memory.usage()
+        if lent_bytes + len(memory.mapping) > self._lent_bytes_max:
+            return self.exhausted(len(memory.mapping))
+        return LentMemoryExhausted(
+            f"the host does not map these {len(memory.mapping)} bytes of registered memory; "
+            "`pvblob serve` says why in its log"
+        )
+
+    def detach(self, memory: RegisteredMemory) -> None:
+        """Stop using *memory*, and give it back as soon as nothing in flight uses it."""
+        with self._lock:
+            self._attachments.leave(memory)
+            self._return_detached()
+
+    def still_holds(self, memory: RegisteredMemory) -> bool:
+        """Whether the host may still touch memory that was detached."""
+        self.pump()
+        return self.gone is None and self._attachments.is_leaving(memory)
+
+    def _return_detached(self) -> None:
+        if self.gone is None:
+            with contextlib.suppress(DeviceGone):
+                self._attachments.return_left(self._send)
 
     # ---- after fork
 

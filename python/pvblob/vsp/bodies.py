@@ -46,6 +46,10 @@ class BodyPool:
             except asyncio.CancelledError:
                 await _outlast(future)
                 raise
+            finally:
+                # An error holds this frame by its traceback, and so the request: if the frame held the error too, the
+                # guest's pages would stay mapped until the garbage collector finds the cycle.
+                del future
         finally:
             self._turnstile.leave(guest, size_bytes)
 

@@ -37,15 +37,22 @@ class LentRegions:
 
     def add(self, message: m.MemoryRegion, descriptor: int) -> None:
         """Map a region. Raises ValueError or OSError saying why it is refused."""
-        if not message.sealed:
-            raise ValueError("unsealed regions are not accepted yet")  # Device.register: a later issue
         if self.lent_bytes + message.length > self._bytes_max:
             raise ValueError(f"more than {self._bytes_max} bytes lent")
         if not self._shares.may_take(self._identity, 0):
             raise ValueError("this guest's share of the host's descriptors is spent")
-        self.memory.add_region(message.gpa, message.length, descriptor)
+        self._map(message, descriptor)
         self._shares.take(self._identity, 0)
         self._lent[message.gpa] = message.length
+
+    def _map(self, message: m.MemoryRegion, descriptor: int) -> None:
+        """Have the data plane map it; what is not sealed holds data buffers only (design rule 1)."""
+        if not message.sealed:
+            self.memory.add_unsealed_region(message.gpa, message.length, descriptor, message.file_page)
+        elif message.file_page:
+            raise ValueError(f"sealed memory is lent from its beginning, not from page {message.file_page}")
+        else:
+            self.memory.add_region(message.gpa, message.length, descriptor)
 
     def remove(self, gpa: int) -> None:
         """Take a region out of service; `let_go` says when it is gone."""

@@ -4,6 +4,7 @@
 //! used ([`LentMemory::activate`]). Pages are handed out as [`Pages`] and come back when the last holder drops them:
 //! the program's views, and the pending table for as long as the host may write (design rule 2). What came back last is
 //! handed out first ([`runs::Recent`](super::runs::Recent)): a copy into pages that are warm runs at twice the speed.
+//! Memory of the program's own joins by [`LentMemory::register`]: it has an owner already and is never handed out.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -34,6 +35,8 @@ struct LentRegion {
     region: Arc<Region>,
     free: FreeRuns,
     active: bool,
+    /// The program's own: it counts as lent, and nothing else is ever placed there.
+    registered: bool,
 }
 
 struct State {
@@ -63,7 +66,9 @@ impl State {
     }
 
     fn give_back(&mut self, run: Run) {
-        if let Some(oldest) = self.recent.put(run) {
+        if self.regions.get(&run.region).is_some_and(|lent| lent.registered) {
+            self.merge(run);
+        } else if let Some(oldest) = self.recent.put(run) {
             self.merge(oldest);
         }
     }
@@ -72,6 +77,20 @@ impl State {
         if let Some(lent) = self.regions.get_mut(&run.region) {
             lent.free.give_back(run.start, run.count);
         }
+    }
+
+    /// Enters a region and returns its first guest page; `None` when it would pass `limit`.
+    fn place(&mut self, region: Arc<Region>, limit: usize, registered: bool) -> Option<u64> {
+        let (lent, bytes): (usize, usize) = (self.regions.values().map(|lent| lent.region.len()).sum(), region.len());
+        if lent + bytes > limit {
+            return None;
+        }
+        let page = self.next_page;
+        // One page stays unused between regions, so that a run off the end of one never lands in the next.
+        self.next_page += (bytes / PAGE_SIZE) as u64 + 1;
+        let free = FreeRuns::whole(bytes / PAGE_SIZE);
+        self.regions.insert(page, LentRegion { region, free, active: false, registered });
+        Some(page)
     }
 
     /// Makes every free page known to its region: before a region is judged idle, and when room is short.
@@ -115,17 +134,29 @@ impl LentMemory {
     pub fn prepare(&self, bytes: usize) -> io::Result<Option<(u64, usize, OwnedFd)>> {
         let bytes = bytes.next_multiple_of(PAGE_SIZE);
         let (region, fd) = Region::create_sealed("pvblob-lent", bytes)?;
+        let page = self.lock().place(Arc::new(region), self.limit, false);
+        Ok(page.map(|page| (page, bytes, fd)))
+    }
+
+    /// Gives memory of the program's own a place among the guest's pages; `None`: the limit does not allow it.
+    ///
+    /// The pages stay those of the one holder. The caller announces the region, and calls [`forget`](Self::forget) when
+    /// the host has refused or unmapped it and no request uses it any more.
+    pub fn register(self: &Arc<Self>, region: &Arc<Region>) -> Option<Arc<Pages>> {
         let mut state = self.lock();
-        let lent: usize = state.regions.values().map(|lent| lent.region.len()).sum();
-        if lent + bytes > self.limit {
-            return Ok(None);
-        }
-        let page = state.next_page;
-        // One page stays unused between regions, so that a run off the end of one never lands in the next.
-        state.next_page += (bytes / PAGE_SIZE) as u64 + 1;
-        let free = FreeRuns::whole(bytes / PAGE_SIZE);
-        state.regions.insert(page, LentRegion { region: Arc::new(region), free, active: false });
-        Ok(Some((page, bytes, fd)))
+        let page = state.place(Arc::clone(region), self.limit, true)?;
+        let count = region.len() / PAGE_SIZE;
+        let start = state.regions.get_mut(&page)?.free.take(count)?;
+        state.in_use += count * PAGE_SIZE;
+        let run = Run { region: page, start, count };
+        Some(Arc::new(Pages { memory: Arc::clone(self), region: Arc::clone(region), run }))
+    }
+
+    /// Tells whether no page of the region that begins at guest page `page` is in use by anybody.
+    pub fn is_free(&self, page: u64) -> bool {
+        let mut state = self.lock();
+        state.merge_recent();
+        state.regions.get(&page).is_none_or(|lent| lent.free.is_whole())
     }
 
     /// Lets the region that begins at guest page `page` serve allocations: the host has mapped it.
@@ -278,6 +309,24 @@ mod tests {
         assert!(!memory.forget(page));
         drop(pages);
         assert!(memory.forget(page));
+    }
+
+    #[test]
+    fn registered_memory_counts_but_is_nobody_elses_even_when_it_came_back() {
+        let memory = LentMemory::new(8 * PAGE_SIZE);
+        let own = Arc::new(Region::create_sealed("own", 4 * PAGE_SIZE).unwrap().0);
+        let pages = memory.register(&own).unwrap();
+        assert!(memory.register(&Arc::new(Region::create_sealed("more", 5 * PAGE_SIZE).unwrap().0)).is_none());
+        assert_eq!((memory.usage().lent, memory.usage().in_use), (4 * PAGE_SIZE, 4 * PAGE_SIZE));
+        let page = pages.page_at(0);
+        let in_flight = Arc::clone(&pages);
+        drop(pages);
+        assert!(!memory.is_free(page) && !memory.forget(page), "a request still uses it");
+        drop(in_flight);
+        assert!(memory.is_free(page) && memory.allocate(1).is_none());
+        assert_eq!(memory.retire_idle(), None, "its owner takes it back, nobody else");
+        assert!(memory.forget(page));
+        assert_eq!(memory.usage().lent, 0);
     }
 
     #[test]

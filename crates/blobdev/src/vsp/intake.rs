@@ -106,7 +106,9 @@ impl HostChannel {
         let spans = self.memory().read().unwrap_or_else(PoisonError::into_inner).resolve(&range);
         let spans = spans.map_err(|_| hresult::MALFORMED)?;
         let (at, length) = layout.request;
-        if length > bhttp::MESSAGE_SIZE_MAX {
+        // Design rule 1: memory that may shrink holds data buffers only.
+        let is_sealed = spans.is_sealed(at, length) && spans.is_sealed(layout.response.0, layout.response.1);
+        if length > bhttp::MESSAGE_SIZE_MAX || !is_sealed {
             return Err(hresult::MALFORMED);
         }
         let mut buffer = std::mem::take(&mut turning.responder.head);
@@ -114,7 +116,7 @@ impl HostChannel {
             buffer.resize(length, 0);
         }
         let message = &mut buffer[..length];
-        spans.read(at, message);
+        spans.read(at, message).map_err(|_| hresult::MALFORMED)?;
         let transaction_id = packet.transaction_id;
         let outcome = self.answer(&Arrived { transaction_id, device, layout, range, spans, message }, turning);
         turning.responder.head = buffer;
@@ -167,7 +169,7 @@ impl HostChannel {
         turning.moved += done;
         let message = &responder.answer[answer_at..];
         if complete {
-            arrived.spans.write(arrived.layout.response.0, message);
+            arrived.spans.write(arrived.layout.response.0, message).map_err(|_| hresult::INTERNAL)?;
             responder.count_hit(length);
             return Ok(Some(DeviceResponse { error: 0, response_len: message.len() as u32 }));
         }

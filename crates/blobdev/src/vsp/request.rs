@@ -9,6 +9,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::io::Errno;
 use vmbus::memory::SpanList;
 
 use super::channel::HostChannel;
@@ -37,6 +38,8 @@ pub struct HostRequest {
     data: SpanList,
     response: SpanList,
     completed: AtomicBool,
+    /// The data buffer could not be read or written: the guest has shrunk the memory it lies in.
+    faulted: AtomicBool,
     /// The data plane has missed an entry for this request's target more than once.
     pub wants_offload: bool,
     /// Where the guest's request, response and data buffer begin in its own address space, for people who look.
@@ -53,8 +56,9 @@ impl HostRequest {
         buffers: (SpanList, SpanList),
     ) -> Self {
         let (data, response) = buffers;
-        let (completed, wants_offload, addresses) = (AtomicBool::new(false), false, [0; 3]);
-        Self { id, transaction_id, device, head, channel, data, response, completed, wants_offload, addresses }
+        let (completed, faulted) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (wants_offload, addresses) = (false, [0; 3]);
+        Self { id, transaction_id, device, head, channel, data, response, completed, faulted, wants_offload, addresses }
     }
 
     /// The key of the channel it came by.
@@ -77,11 +81,21 @@ impl HostRequest {
         self.response.len()
     }
 
-    /// Copies the guest's content to private bytes.
-    pub fn read_data(&self) -> Vec<u8> {
+    /// Copies the guest's content to private bytes. EFAULT: as for [`store_data`](Self::store_data).
+    pub fn read_data(&self) -> io::Result<Vec<u8>> {
         let mut copy = vec![0; self.data_valid()];
-        self.data.read(0, &mut copy);
-        copy
+        self.copy_data(0, &mut copy)?;
+        Ok(copy)
+    }
+
+    fn copy_data(&self, at: usize, into: &mut [u8]) -> io::Result<()> {
+        // Relaxed: whoever completes the request has seen this copy fail, in the same thread or through a queue.
+        self.data.read(at, into).inspect_err(|_| self.faulted.store(true, Ordering::Relaxed))
+    }
+
+    /// Tells whether content could not be read. The request then completes with 0x80070057, whatever is said of it.
+    pub fn has_faulted(&self) -> bool {
+        self.faulted.load(Ordering::Relaxed)
     }
 
     /// Copies a part of the guest's content, from `at` on, to private memory. InvalidInput: not inside the content.
@@ -90,8 +104,7 @@ impl HostRequest {
         if at.checked_add(into.len()).is_none_or(|end| end > self.data_valid()) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        self.data.read(at, into);
-        Ok(())
+        self.copy_data(at, into)
     }
 
     /// Copies private bytes to `at` of the data buffer, before the completion. InvalidInput: not inside the buffer, or
@@ -102,8 +115,7 @@ impl HostRequest {
         if outside || self.data_valid() > 0 || self.completed.load(Ordering::Relaxed) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        self.data.write(at, from);
-        Ok(())
+        self.data.write(at, from).inspect_err(|_| self.faulted.store(true, Ordering::Relaxed))
     }
 
     /// Reads a file into `at` of the data buffer, before the completion; may wait for the disk. InvalidInput as for
@@ -121,13 +133,15 @@ impl HostRequest {
     }
 
     /// Writes the guest's content to `file` at `offset`, block by block: copy, digest the copy, write the copy.
+    ///
+    /// Fails with EFAULT and [`has_faulted`](Self::has_faulted) where the guest's memory ends early.
     pub fn store_data(&self, file: BorrowedFd<'_>, offset: u64, digest: &mut Digest) -> io::Result<()> {
         BLOCK.with_borrow_mut(|block| {
             let total = self.data_valid();
             block.resize(extents::BLOCK_SIZE, 0);
             for at in (0..total).step_by(extents::BLOCK_SIZE) {
                 let part = &mut block[..extents::BLOCK_SIZE.min(total - at)];
-                self.data.read(at, part);
+                self.copy_data(at, part)?;
                 digest.update(part);
                 extents::write_all_at(file, part, offset + at as u64)?;
             }
@@ -161,8 +175,10 @@ impl HostRequest {
         if content.len() > self.data.len() || self.data_valid() > 0 {
             self.finish(hresult::INTERNAL, &[], None);
         } else {
-            self.data.write(0, content);
-            self.finish(0, response, None);
+            match self.data.write(0, content) {
+                Ok(()) => self.finish(0, response, None),
+                Err(error) => self.finish(status_of(&error), &[], None),
+            }
         }
         true
     }
@@ -177,7 +193,7 @@ impl HostRequest {
     pub fn fill(&self, reader: &dyn Reader, response: &[u8], runs: &[Run], done: u64) {
         match self.read_runs(reader, runs, done, true) {
             Ok(_) => self.finish(0, response, None),
-            Err(_) => self.finish(hresult::INTERNAL, &[], None),
+            Err(error) => self.finish(status_of(&error), &[], None),
         }
     }
 
@@ -212,10 +228,15 @@ impl HostRequest {
         read_parts(reader, parts, Target { pages: &self.data, at: done as usize, may_wait })
     }
 
-    fn finish(&self, status: u32, response: &[u8], needed: Option<u32>) {
-        let (status, response) =
+    fn finish(&self, status: u32, response: &[u8], mut needed: Option<u32>) {
+        let (mut status, mut response) =
             if response.len() > self.response.len() { (hresult::INTERNAL, &[][..]) } else { (status, response) };
-        self.response.write(0, response);
+        if self.has_faulted() {
+            (status, response, needed) = (hresult::MALFORMED, &[], None);
+        }
+        if self.response.write(0, response).is_err() {
+            (status, response) = (hresult::INTERNAL, &[]); // cannot be: a response buffer lies in sealed memory
+        }
         let answer = DeviceResponse { error: status, response_len: needed.unwrap_or(response.len() as u32) };
         // First forgotten, then answered: the guest may use the id again as soon as it sees the completion.
         self.channel.forget(self.transaction_id);
@@ -230,4 +251,9 @@ impl Drop for HostRequest {
             self.finish(hresult::INTERNAL, &[], None);
         }
     }
+}
+
+/// The status for data that could not be placed: EFAULT is the guest's doing, the rest is ours.
+fn status_of(error: &io::Error) -> u32 {
+    if error.raw_os_error() == Some(Errno::FAULT.raw_os_error()) { hresult::MALFORMED } else { hresult::INTERNAL }
 }

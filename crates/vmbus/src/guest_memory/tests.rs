@@ -1,6 +1,7 @@
 //! The table of lent memory: overlaps, look-ups at every border, forbidden ring pages (design rule 1).
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -131,7 +132,7 @@ fn what_was_resolved_outlives_the_removal_of_its_region() {
     memory.add(5, host).unwrap();
     let list = memory.resolve_pages([5].into_iter(), 0, 4096).unwrap();
     drop(memory.remove(5));
-    list.write(0, b"late");
+    list.write(0, b"late").unwrap();
     let mut copy = [0; 4];
     guest.read(0, &mut copy);
     assert_eq!(&copy, b"late");
@@ -185,7 +186,7 @@ proptest! {
         match memory.resolve_pages(pfns.iter().copied(), byte_offset, byte_count) {
             Ok(list) => {
                 let mut copy = vec![0; list.len()];
-                list.read(0, &mut copy);
+                list.read(0, &mut copy).unwrap();
                 let expected: Vec<u8> = pfns.iter().flat_map(|pfn| [*pfn as u8; PAGE_SIZE]).collect();
                 prop_assert_eq!(&copy[..], &expected[byte_offset as usize..][..byte_count as usize]);
                 prop_assert!(pfns[..needed].iter().all(usable));

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::fcntl_get_seals;
 
 use super::*;
 
@@ -219,12 +220,12 @@ fn bytes_cross_spans_in_order_in_short_and_long_lists() {
     for pieces in [1, 2, 4, 5, 9] {
         let (list, region) = scattered(pieces, 7);
         let bytes: Vec<u8> = (0..list.len() as u8).map(|byte| byte + 1).collect();
-        list.write(0, &bytes);
+        list.write(0, &bytes).unwrap();
         assert_eq!(list.spans().count(), pieces);
         for (at, length) in [(0, bytes.len()), (3, bytes.len() - 4), (6, 1), (bytes.len(), 0)] {
             let (mut copy, mut sliced) = (vec![0; length], vec![0; length]);
-            list.read(at, &mut copy);
-            list.slice(at, length).read(0, &mut sliced);
+            list.read(at, &mut copy).unwrap();
+            list.slice(at, length).read(0, &mut sliced).unwrap();
             assert_eq!((&copy[..], &sliced[..]), (&bytes[at..at + length], &bytes[at..at + length]));
         }
         assert_eq!(
@@ -232,10 +233,6 @@ fn bytes_cross_spans_in_order_in_short_and_long_lists() {
             [1, 2, 3, 4, 5, 6, 7, 0, 0],
             "nothing beside a span is touched"
         );
-        list.zero(1, bytes.len() - 2);
-        let mut copy = vec![9; bytes.len()];
-        list.read(0, &mut copy);
-        assert_eq!(copy.iter().filter(|byte| **byte != 0).count(), 2);
     }
 }
 
@@ -247,7 +244,7 @@ fn a_file_is_read_straight_into_spans_with_any_number_of_them() {
         let wanted = list.len() - 10;
         assert_eq!(list.read_from_file(5, file.as_fd(), 100, wanted).unwrap(), wanted);
         let mut copy = vec![0; list.len()];
-        list.read(0, &mut copy);
+        list.read(0, &mut copy).unwrap();
         assert_eq!(copy[5..5 + wanted], bytes[100..100 + wanted]);
         assert_eq!(copy.iter().take(5).chain(&copy[5 + wanted..]).max(), Some(&0));
     }
@@ -259,7 +256,7 @@ fn the_end_of_the_file_is_a_short_count_and_not_an_error() {
     let (list, _region) = scattered(3, 500);
     assert_eq!(list.read_from_file(0, file.as_fd(), 400, 1500).unwrap(), 600);
     let mut copy = vec![0; 601];
-    list.read(0, &mut copy);
+    list.read(0, &mut copy).unwrap();
     assert_eq!((&copy[..600], copy[600]), (&bytes[400..], 0));
     assert_eq!(list.read_from_file(0, file.as_fd(), 1000, 1).unwrap(), 0);
     assert_eq!(list.read_from_file(0, file.as_fd(), 1, 0).unwrap(), 0);
@@ -290,6 +287,6 @@ fn design_6_cached_bytes_are_read_at_once_and_the_file_end_is_seen() {
     }
     assert_eq!(read, FileRead { bytes: 5000, end: ReadEnd::EndOfFile });
     let mut copy = vec![0; 5000];
-    list.read(0, &mut copy);
+    list.read(0, &mut copy).unwrap();
     assert_eq!(copy, bytes);
 }
