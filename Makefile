@@ -87,7 +87,7 @@ test-python: setup
 
 crash: setup ## Kill hosts and guests, cut the power: all points (needs strace; ARGS="--seed N" replays)
 	@command -v strace >/dev/null || { echo "missing: $(CRASH_PACKAGES) (Debian: apt-get install $(CRASH_PACKAGES))"; exit 1; }
-	CRASH_FULL=1 $(BIN)/pytest tests/crash -s --deselect tests/crash/test_soak.py $(ARGS)
+	CRASH_FULL=1 $(BIN)/pytest tests/crash tests/vsp/test_fairness.py -s --deselect tests/crash/test_soak.py $(ARGS)
 
 soak: setup ## A hundred guests come, go, die and cancel for SOAK_SECONDS (600); the host must stay flat
 	$(BIN)/python -m tests.crash.soak

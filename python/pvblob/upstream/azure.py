@@ -113,8 +113,12 @@ class AzureUpstream:
             return plain_response(answer.status, answer.fields, answer.content)
         etag = answer.fields.get("etag") if "x-ms-blob-type" in answer.fields else None
         first = 0 if answer.status == 200 else _first_of(answer.fields)
-        if answer.size_bytes is None or answer.status not in (200, 206) or etag is None or first is None:
+        # A structured message is no run of the blob's bytes: ranges cannot continue it.
+        unlike_the_blob = etag is None or first is None or "x-ms-structured-body" in answer.fields
+        if answer.size_bytes is None or answer.status not in (200, 206) or unlike_the_blob:
             return await self._document(request, answer)
+        assert etag is not None
+        assert first is not None
         content = RemoteContent(
             self.attempts, request, answer, answer.size_bytes, first=first, etag=etag, cutting=self._cutting
         )
