@@ -190,7 +190,7 @@ pub fn collect(pair: &Pair, waiter: &Arc<Waiter>, token: Token) -> Outcome {
     }
 }
 
-/// Bytes that differ from place to place and from seed to seed.
+/// Bytes that differ from place to place, from page to page and from seed to seed.
 pub fn pattern(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let step = |_| {
@@ -199,7 +199,10 @@ pub fn pattern(seed: u64, length: usize) -> Vec<u8> {
         state ^= state << 17;
         state as u8
     };
-    (0..length).map(step).collect()
+    let unit: Vec<u8> = (0..4099).map(step).collect();
+    let mut bytes = unit.repeat(length / unit.len() + 1);
+    bytes.truncate(length);
+    bytes
 }
 
 pub fn checksum(bytes: &[u8]) -> Vec<u8> {
