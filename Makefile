@@ -82,8 +82,9 @@ miri: ## The index arithmetic, packets, ranges and codecs under Miri's rules for
 	MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test --quiet -p vmbus --lib -- gpa:: ring:: packet:: poll:: layout::
 	MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test --quiet -p pvblob-fuzz --test replay
 
+# A module stays in one process: its fixtures start hosts.
 test-python: setup
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 crash: setup ## Kill hosts and guests, cut the power: all points (needs strace; ARGS="--seed N" replays)
 	@command -v strace >/dev/null || { echo "missing: $(CRASH_PACKAGES) (Debian: apt-get install $(CRASH_PACKAGES))"; exit 1; }
