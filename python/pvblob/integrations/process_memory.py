@@ -2,7 +2,7 @@
 
 The SDK makes two fresh copies of every range it downloads (the body as `bytes`, then a `BytesIO`) and drops both with
 the response. glibc hands blocks of this size back to the kernel, which must then zero and map new pages for the next
-range: on 4 MiB ranges that costs four to five times what everything else does (docs/decisions/0003). It knows no
+range: on 4 MiB ranges that costs four to five times what everything else does (docs/decisions/0008). It knows no
 channel and no SDK. Source: mallopt(3).
 """
 
