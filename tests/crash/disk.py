@@ -8,7 +8,7 @@ any combination. Fed with recorded system calls under one directory.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -216,6 +216,7 @@ class Disk:
         explained |= {naming.path for naming in self._namings if naming.ended is None}
         found = {f"{self.root}/{path.relative_to(directory)}": path for path in directory.rglob("*")}
         found = {name: path for name, path in found.items() if self._mine(name)}
+        self._decide_namings(found, line)
         for name in found.keys() | self.names.keys():
             if (name in found) != (name in self.names):
                 different.append(name)
@@ -233,6 +234,19 @@ class Disk:
                     Change("write", 0, whole, len(whole), line),
                 ]
         return [name for name in different if name not in explained]
+
+    def _decide_namings(self, found: Container[str], line: int) -> None:
+        """Say of each naming in which a process was killed whether it happened, as the copy shows.
+
+        Undecided, it could come back after later ones were made safe.
+        """
+        left = []
+        for naming in self._namings:
+            if naming.ended is None and (naming.path in found) == (naming.file is not None):
+                naming.ended = line
+            if naming.ended is not None:
+                left.append(naming)
+        self._namings = left
 
     def rebuild(self, directory: Path, chance: random.Random) -> str:
         """Write into *directory* what a power cut now may leave; return how it went about it."""
