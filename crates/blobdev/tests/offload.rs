@@ -137,12 +137,15 @@ impl Race {
         }
     }
 
+    /// Writes `times` at least, and on until enough reads found an entry: on few cores the writer may run alone for long.
     fn write(&self, times: usize) {
-        for number in 0..times {
+        let mut number = 0;
+        while number < times || (self.hits.load(Ordering::Relaxed) < 100 && number < 100 * times) {
+            number += 1;
             self.generation.begin();
             *self.catalog.lock().unwrap() += 1;
             self.generation.end();
-            if number.is_multiple_of(50) {
+            if number > times || number.is_multiple_of(50) {
                 std::thread::yield_now();
             }
         }
