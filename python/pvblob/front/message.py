@@ -15,7 +15,8 @@ from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 
-from pvblob.http import METADATA, METADATA_NAMES, Fields, Request, Response, metadata_spelling, spelled_metadata
+from pvblob.http import Request, Response
+from pvblob.http_fields import received_fields, spelled_fields
 
 # They describe one connection, not the answer; this module writes its own. Source: RFC 9110 §7.6.1.
 _HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "upgrade", "te", "trailer"})
@@ -29,7 +30,7 @@ def to_request(method: str, raw_path: str, raw_fields: Iterable[tuple[bytes, byt
     raw_path: the request target as aiohttp's parser gives it.  raw_fields: names and values as sent.
     Source: RFC 9112 §3.2 (origin form; absolute form, whose authority wins over Host).
     """
-    fields = _fields([(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw_fields])
+    fields = received_fields([(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw_fields])
     # The parser decoded the target as UTF-8 with escapes for what is not; this gives back the bytes that were sent.
     target = raw_path.encode("utf-8", "surrogateescape").decode("latin-1")
     authority = fields.get("host") or ""
@@ -40,22 +41,6 @@ def to_request(method: str, raw_path: str, raw_fields: Iterable[tuple[bytes, byt
         authority, slash, path = rest.partition("/")
         target = slash + path or "/"
     return Request(method, "http", authority, target, fields)
-
-
-def _fields(raw: list[tuple[str, str]]) -> Fields:
-    pairs = [(name.lower(), value) for name, value in raw]
-    # Fields of ours have a meaning between guest and host only; from elsewhere they are noise.
-    pairs = [pair for pair in pairs if not pair[0].startswith("pvblob-")]
-    pairs += metadata_spelling(name[len(METADATA) :] for name, _ in raw if name.lower().startswith(METADATA))
-    return Fields.lowered(pairs)
-
-
-def _spelled(fields: Fields) -> list[tuple[str, str]]:
-    """Return the fields with metadata names spelled as they were set: an HTTP client may look at their case."""
-    if METADATA_NAMES not in fields:
-        return fields.pairs()
-    spelling = spelled_metadata(fields)
-    return [(spelling.get(name, name), value) for name, value in fields if name != METADATA_NAMES]
 
 
 def may_have_content(request: Request, response: Response) -> bool:
@@ -69,7 +54,7 @@ def response_head(response: Response, *, content_size_bytes: int | None, keep_al
     content_size_bytes: what will follow, stated as Content-Length whatever the response says, so that the framing is
     always right; None when nothing may follow (the response's own Content-Length then says what GET would have).
     """
-    lines = [f"{name}: {value}\r\n" for name, value in _spelled(response.fields) if name not in _HOP_BY_HOP]
+    lines = [f"{name}: {value}\r\n" for name, value in spelled_fields(response.fields) if name not in _HOP_BY_HOP]
     if content_size_bytes is not None:
         lines = [line for line in lines if not line.startswith("content-length:")]
         lines.append(f"content-length: {content_size_bytes}\r\n")

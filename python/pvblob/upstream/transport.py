@@ -10,7 +10,8 @@ import itertools
 from typing import Any, NamedTuple
 
 from pvblob import _native
-from pvblob.http import METADATA, METADATA_NAMES, Fields, Request, metadata_spelling, spelled_metadata
+from pvblob.http import Request
+from pvblob.http_fields import received_fields, spelled_fields
 from pvblob.upstream.budget import Lease
 
 OUTCOMES_PER_TURN = 64
@@ -51,7 +52,7 @@ class Answer:
         self._exchange: _native.UpstreamExchange | None = exchange
         self.status: int
         self.status, pairs, self.size_bytes, self.content, self.reused = value
-        self.fields = _received(pairs)
+        self.fields = received_fields(pairs)
         self.lease: Lease | None = None  # given back with the connection
 
     async def read(self, limit: int) -> bytes:
@@ -80,21 +81,6 @@ class Answer:
             self.lease.release()
 
 
-def _received(raw: list[tuple[str, str]]) -> Fields:
-    pairs = [(name.lower(), value) for name, value in raw]
-    pairs = [pair for pair in pairs if not pair[0].startswith("pvblob-")]
-    pairs += metadata_spelling(name[len(METADATA) :] for name, _ in raw if name.lower().startswith(METADATA))
-    return Fields.lowered(pairs)
-
-
-def _spelled(fields: Fields) -> list[tuple[str, str]]:
-    """Return the fields with metadata names as they were set: the service keeps their case (docs/decisions/0003)."""
-    if METADATA_NAMES not in fields:
-        return fields.pairs()
-    spelling = spelled_metadata(fields)
-    return [(spelling.get(name, name), value) for name, value in fields if name != METADATA_NAMES]
-
-
 class Transport:
     """Runs operations of one `_native.UpstreamClient` on the running loop, until `close`."""
 
@@ -121,7 +107,7 @@ class Transport:
         Raises TransportFailure.
         """
         operation, future = self._begin()
-        head = (request.method, request.target, _spelled(request.fields))
+        head = (request.method, request.target, spelled_fields(request.fields))
         exchange = self._client.send(operation, endpoint, head, *part, timeout_s, inline_max)
         return Answer(self, exchange, await self._finish(operation, future, exchange))
 

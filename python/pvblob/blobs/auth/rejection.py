@@ -51,5 +51,16 @@ class Rejection:
         return f"<Error>{''.join(parts)}</Error>"
 
 
+def authentication_failed(detail: str) -> Rejection:
+    """Return the rejection of a signature that does not hold; *detail*: what exactly was wrong."""
+    return Rejection(
+        403,
+        "AuthenticationFailed",
+        "Server failed to authenticate the request. Make sure the value of Authorization header is formed correctly "
+        "including the signature.",
+        detail=detail,
+    )
+
+
 def _text(text: str) -> str:
     return escape(text.translate(_UNPRINTABLE))

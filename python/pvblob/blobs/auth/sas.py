@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from pvblob.blobs.access import KINDS, key_of
 from pvblob.blobs.auth.rejection import Rejection
+from pvblob.blobs.auth.rejection import authentication_failed as _failed
 from pvblob.blobs.target import Target
 from pvblob.http import Request
 
@@ -209,13 +210,3 @@ def _moment(text: str | None) -> datetime | None:
 def _mismatch(what: str, words: str, detail: str = "") -> Rejection:
     text = f"This request is not authorized to perform this operation using this {words}."
     return Rejection(403, f"Authorization{what}Mismatch", text, detail=detail)
-
-
-def _failed(detail: str) -> Rejection:
-    return Rejection(
-        403,
-        "AuthenticationFailed",
-        "Server failed to authenticate the request. Make sure the value of Authorization header is formed correctly "
-        "including the signature.",
-        detail=detail,
-    )

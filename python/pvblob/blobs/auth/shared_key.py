@@ -20,6 +20,7 @@ from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from pvblob.blobs.auth.rejection import Rejection
+from pvblob.blobs.auth.rejection import authentication_failed as _failed
 from pvblob.http import Fields, Request
 
 DEVELOPMENT_ACCOUNT = "devstoreaccount1"
@@ -228,13 +229,3 @@ def _moment(text: str) -> datetime | None:
     except ValueError:
         return None
     return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed
-
-
-def _failed(detail: str) -> Rejection:
-    return Rejection(
-        403,
-        "AuthenticationFailed",
-        "Server failed to authenticate the request. Make sure the value of Authorization header is formed correctly "
-        "including the signature.",
-        detail=detail,
-    )
