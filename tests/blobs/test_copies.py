@@ -50,7 +50,6 @@ async def test_a_copy_onto_itself_and_of_an_empty_blob_work(call):
         ({"x-ms-copy-source": f"{HERE}/con/a", "x-ms-source-if-match": '"0x1"'}, "SourceConditionNotMet"),
         ({"x-ms-copy-source": f"{HERE}/con/a", "if-match": '"0x1"'}, "ConditionNotMet"),
         ({"x-ms-copy-source": f"{HERE}/con/a", "if-none-match": "*"}, "BlobAlreadyExists"),
-        ({"x-ms-copy-source": f"{HERE}/con/a", "x-ms-blob-type": "BlockBlob"}, "NotImplemented"),
     ],
 )
 async def test_a_copy_that_cannot_be_is_refused(call, fields, code):

@@ -336,29 +336,6 @@ def meet_errors(service: BlobServiceClient, scratch: Path) -> Any:
     return {name: outcome(call) for name, call in calls.items()}
 
 
-_NO_SOURCE = ("ResourceNotFoundError", 404, "CannotVerifyCopySource")
-
-
-@program((True, "success", True, {"a": "1"}, {"b": "2"}, _NO_SOURCE))
-def copy_blobs(service: BlobServiceClient, scratch: Path) -> Any:
-    container = fresh_container(service, "copies")
-    data = pattern(5 * MIB, seed=5)
-    source = container.get_blob_client("source ü.bin")
-    source.upload_blob(data, metadata={"a": "1"})
-    copy, second = container.get_blob_client("copy"), container.get_blob_client("second")
-    status = copy.start_copy_from_url(source.url)["copy_status"]
-    second.start_copy_from_url(source.url, metadata={"b": "2"})
-    source.delete_blob()
-    return (
-        copy.download_blob().readall() == data,
-        status,
-        copy.get_blob_properties().copy.source == source.url,
-        dict(copy.get_blob_properties().metadata),
-        dict(second.get_blob_properties().metadata),
-        outcome(lambda: second.start_copy_from_url(container.get_blob_client("absent").url)),
-    )
-
-
 @program((sorted(TRICKY_NAMES, key=str.encode), [True] * len(TRICKY_NAMES), []))
 def use_tricky_names(service: BlobServiceClient, scratch: Path) -> Any:
     container = fresh_container(service, "names")

@@ -217,18 +217,6 @@ async def meet_errors(service: BlobServiceClient, scratch: Path) -> Any:
     return [await outcome(call) for call in calls]
 
 
-@program(("success", True, {"a": "1"}))
-async def copy_blobs(service: BlobServiceClient, scratch: Path) -> Any:
-    container = await fresh_container(service, "aio-copies")
-    data = pattern(5 * MIB, seed=5)
-    source, copy = container.get_blob_client("source ü"), container.get_blob_client("copy")
-    await source.upload_blob(data, metadata={"a": "1"})
-    status = (await copy.start_copy_from_url(source.url))["copy_status"]
-    await source.delete_blob()
-    metadata = (await copy.get_blob_properties()).metadata
-    return status, await contents(container, "copy") == data, dict(metadata)
-
-
 @program((sorted(TRICKY_NAMES, key=str.encode), [True] * len(TRICKY_NAMES)))
 async def use_tricky_names(service: BlobServiceClient, scratch: Path) -> Any:
     container = await fresh_container(service, "aio-names")

@@ -1,7 +1,4 @@
-"""Programs that check content end to end, sync and asyncio; see `programs` for the rules.
-
-`PROGRAMS` and `ASYNC_PROGRAMS` are all programs, those of the other two modules included.
-"""
+"""Programs that check content end to end, sync and asyncio; see `programs` for the rules."""
 
 from __future__ import annotations
 
@@ -15,10 +12,8 @@ from azure.storage.blob import BlobServiceClient
 from azure.storage.blob.aio import BlobServiceClient as AsyncBlobServiceClient
 
 from tests.end_to_end import programs_aio
-from tests.end_to_end.programs import MIB, PROGRAMS, fresh_container, outcome, pattern, program
-from tests.end_to_end.programs_aio import ASYNC_PROGRAMS, contents
-
-__all__ = ["ASYNC_PROGRAMS", "PROGRAMS"]
+from tests.end_to_end.programs import MIB, fresh_container, outcome, pattern, program
+from tests.end_to_end.programs_aio import contents
 
 
 @program((True, ("HttpResponseError", 400, "Md5Mismatch"), True), max_single_put_size=MIB, max_block_size=MIB)

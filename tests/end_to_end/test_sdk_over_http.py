@@ -9,8 +9,8 @@ from azure.storage.blob import BlobServiceClient
 from azure.storage.blob.aio import BlobServiceClient as AsyncBlobServiceClient
 
 from pvblob.blobs.auth import DEVELOPMENT_ACCOUNT
+from tests.end_to_end.all_programs import ASYNC_PROGRAMS, PROGRAMS
 from tests.end_to_end.programs import Program
-from tests.end_to_end.programs_checksums import ASYNC_PROGRAMS, PROGRAMS
 
 ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 CREDENTIAL = {"account_name": DEVELOPMENT_ACCOUNT, "account_key": ACCOUNT_KEY}

@@ -23,8 +23,8 @@ from azure.storage.blob import BlobServiceClient
 from azure.storage.blob.aio import BlobServiceClient as AsyncBlobServiceClient
 
 from pvblob.integrations.azure_core import AsyncPvblobTransport, PvblobTransport
+from tests.end_to_end.all_programs import ASYNC_PROGRAMS, PROGRAMS
 from tests.end_to_end.programs import Program
-from tests.end_to_end.programs_checksums import ASYNC_PROGRAMS, PROGRAMS
 
 MIB = 1 << 20
 URLS = {

@@ -18,7 +18,8 @@ from azure.storage.blob import BlobServiceClient
 
 from pvblob.blobs.auth import DEVELOPMENT_ACCOUNT
 from pvblob.integrations.azure_core import PvblobTransport
-from tests.end_to_end.programs import PROGRAMS, Program
+from tests.end_to_end.all_programs import PROGRAMS
+from tests.end_to_end.programs import Program
 from tests.end_to_end.test_sdk_over_http import ACCOUNT_KEY
 from tests.upstream.world import ServingHost
 

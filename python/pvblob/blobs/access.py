@@ -16,11 +16,11 @@ from pvblob.access import Access, Operation
 from pvblob.blobs import batch
 from pvblob.blobs.answers import Refusal, invalid_target, refuse
 from pvblob.blobs.auth.rejection import Rejection
+from pvblob.blobs.copy_source import COPY_SOURCE
 from pvblob.blobs.target import InvalidTarget, Target, parse_target, split_url
 from pvblob.http import Body, BytesBody, Fields, Request, Response
 
 Key = tuple[str, str, str | None, str | None]  # method, level, restype, comp
-COPY_SOURCE = "x-ms-copy-source"
 _JUDGED_PARAMETERS = ("restype", "comp", "prefix", "snapshot", "versionid")
 
 

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pvblob import _native
 from pvblob.blobs import catalog, structured
@@ -18,7 +19,7 @@ from pvblob.blobs.block_list_xml import Entry, decode_block_id, parse_block_list
 from pvblob.blobs.catalog import BlobRow, dump_json
 from pvblob.blobs.committer import Transaction
 from pvblob.blobs.conditions import Conditions
-from pvblob.blobs.extents import block_runs
+from pvblob.blobs.extents import Allocation, block_runs
 from pvblob.blobs.layout import Block, pack, unpack
 from pvblob.blobs.properties import (
     decode_md5,
@@ -50,14 +51,19 @@ def check_create(transaction: Transaction, call: Call, container_id: int) -> Blo
     return old
 
 
-async def put_blob(store: Store, call: Call) -> Response:
-    """Put Blob: replace or create a block blob of one run; discards uncommitted blocks."""
-    fields = call.fields
+def check_block_blob(fields: Fields) -> None:
+    """Refuse to make a blob of another type than block blob."""
     blob_type = fields.get("x-ms-blob-type")
     if blob_type is None:
         raise Refusal("MissingRequiredHeader", "x-ms-blob-type is missing.")
     if blob_type != "BlockBlob":
         raise Refusal("NotImplemented", f"Blobs of type {blob_type[:32]!r} are not supported.")
+
+
+async def put_blob(store: Store, call: Call) -> Response:
+    """Put Blob: replace or create a block blob of one run; discards uncommitted blocks."""
+    fields = call.fields
+    check_block_blob(fields)
     refuse_unsupported(fields)
     if structured.content_bytes(call) > PUT_BLOB_BYTES_MAX:
         raise Refusal("RequestBodyTooLarge")
@@ -72,14 +78,7 @@ async def put_blob(store: Store, call: Call) -> Response:
     assert written.md5 is not None
     settings.setdefault("content-md5", encode_base64(written.md5))
     new = NewBlob([written.block] if written.block else [], settings, metadata, tier)
-
-    def apply(transaction: Transaction) -> Response:
-        container_id = container_in(transaction, call).id
-        old = check_create(transaction, call, container_id)
-        row = create_blob(transaction, call, container_id, old, new)
-        return answer(call.request, 201, written_pairs(row) + checksums + structured.echo(fields))
-
-    return await store.commit(call, apply, written.allocations)
+    return await commit_new(store, call, new, checksums + structured.echo(fields), written.allocations)
 
 
 @dataclass(slots=True, frozen=True)
@@ -91,6 +90,20 @@ class NewBlob:
     metadata: str
     tier: str
     copy: Callable[[int], str] = lambda now: ""
+
+
+async def commit_new(
+    store: Store, call: Call, new: NewBlob, pairs: Pairs, allocations: tuple[Allocation, ...]
+) -> Response:
+    """Make *new* the blob if the conditions hold, and answer 201 with *pairs*; takes over *allocations*."""
+
+    def apply(transaction: Transaction) -> Response:
+        container_id = container_in(transaction, call).id
+        old = check_create(transaction, call, container_id)
+        row = create_blob(transaction, call, container_id, old, new)
+        return answer(call.request, 201, written_pairs(row) + pairs)
+
+    return await store.commit(call, apply, allocations)
 
 
 def create_blob(transaction: Transaction, call: Call, container_id: int, old: BlobRow | None, new: NewBlob) -> BlobRow:
@@ -133,17 +146,29 @@ def _checked(fields: Fields, written: Written) -> Pairs:
     return [("content-md5", encode_base64(written.md5)), ("x-ms-content-crc64", encode_crc64(written.crc64))]
 
 
-def check_transfer(fields: Fields, crc64: int, md5: bytes | None) -> None:
-    """Refuse when Content-MD5 or x-ms-content-crc64 of the request is not that of the bytes that came."""
-    sent_md5 = fields.get("content-md5")
+class Checksums(NamedTuple):
+    """The fields that state the checksums of the bytes to come."""
+
+    md5: str
+    crc64: str
+
+
+OF_THE_BODY = Checksums("content-md5", "x-ms-content-crc64")
+
+
+def check_transfer(fields: Fields, crc64: int, md5: bytes | None, stated: Checksums = OF_THE_BODY) -> None:
+    """Refuse when a checksum the request states is not that of the bytes that came."""
+    sent_md5 = fields.get(stated.md5)
     if sent_md5 and md5 is not None and not hmac.compare_digest(decode_md5(sent_md5), md5):
         raise Refusal("Md5Mismatch")
-    sent_crc64 = fields.get("x-ms-content-crc64")
+    sent_crc64 = fields.get(stated.crc64)
     if sent_crc64 and sent_crc64 != encode_crc64(crc64):
         raise Refusal("Crc64Mismatch")
 
 
-def _block_id(text: str | None) -> bytes:
+def block_id_of(call: Call) -> bytes:
+    """Return the block id a request names. Refuses."""
+    text = call.target.query.get("blockid")
     if not text:
         raise Refusal("MissingRequiredQueryParameter", "blockid is missing.")
     return decode_block_id(text.replace(" ", "+"))  # an unescaped + in the query; Base64 has no spaces
@@ -152,10 +177,8 @@ def _block_id(text: str | None) -> bytes:
 async def put_block(store: Store, call: Call) -> Response:
     """Put Block: store one uncommitted block; the same id again replaces it."""
     fields = call.fields
-    block_id = _block_id(call.target.query.get("blockid"))
+    block_id = block_id_of(call)
     refuse_unsupported(fields)
-    if "x-ms-copy-source" in fields:
-        raise Refusal("NotImplemented", "Put Block From URL is not supported.")
     size = structured.content_bytes(call)
     if size == 0:
         raise Refusal("InvalidHeaderValue", "A block cannot be empty.")
@@ -169,13 +192,14 @@ async def put_block(store: Store, call: Call) -> Response:
     except Refusal:
         store.discard(written)
         raise
+    return await stage_written(store, call, block_id, written, written.checksum_pairs + structured.echo(fields))
+
+
+async def stage_written(store: Store, call: Call, block_id: bytes, written: Written, pairs: Pairs) -> Response:
+    """Make *written* an uncommitted block and answer 201 with *pairs*; takes over its run."""
     assert written.block is not None
     block = written.block._replace(id=block_id)
-    if wants_md5 and written.md5 is not None:
-        pairs = [("content-md5", encode_base64(written.md5))]
-    else:
-        pairs = [("x-ms-content-crc64", encode_crc64(written.crc64))]
-    pairs += [("x-ms-request-server-encrypted", "true"), *structured.echo(fields)]
+    pairs = [*pairs, ("x-ms-request-server-encrypted", "true")]
 
     def apply(transaction: Transaction) -> Response:
         _stage(transaction, container_in(transaction, call).id, call, block)

@@ -1,40 +1,37 @@
 """Copy Blob and Copy Blob From URL within one account: the bytes are copied at once, the answer says success.
 
-The source is pinned while it is copied, so a concurrent overwrite does not disturb it. Sources in other accounts are
-refused: who may read them is not this service's to judge.
+The source is pinned while it is copied, so a concurrent overwrite does not disturb it.
 Source: Azure REST, "Copy Blob", "Copy Blob From URL".
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import uuid
-from collections.abc import Callable
 
-from pvblob.blobs import block_blobs
+from pvblob.blobs import block_blobs, from_url
 from pvblob.blobs.answers import Call, Refusal, answer, http_date
 from pvblob.blobs.catalog import dump_json, load_json
 from pvblob.blobs.committer import Transaction, storage_failure
-from pvblob.blobs.conditions import Conditions
+from pvblob.blobs.copy_source import COPY_SOURCE, source_version
 from pvblob.blobs.extents import Allocation
 from pvblob.blobs.layout import Block
 from pvblob.blobs.properties import metadata_of, refuse_unsupported, tier_of
+from pvblob.blobs.segment_work import to_the_end
 from pvblob.blobs.store import Store, container_in
-from pvblob.blobs.target import InvalidTarget, parse_target, split_url
 from pvblob.blobs.versions import BlobVersion
-from pvblob.http import BytesBody, Extent, FileContent, Response
+from pvblob.http import Extent, FileContent, Response
 
 COPY_STEP_BYTES = 8 << 20
 
 
 async def put_or_copy(store: Store, call: Call) -> Response:
-    """PUT on a blob: Copy Blob when the request names a source, else Put Blob."""
-    if "x-ms-copy-source" not in call.fields:
+    """PUT on a blob: Put Blob; if the request names a source, Put Blob From URL (with a blob type) or Copy Blob."""
+    if COPY_SOURCE not in call.fields:
         return await block_blobs.put_blob(store, call)
     if "x-ms-blob-type" in call.fields:
-        raise Refusal("NotImplemented", "Put Blob From URL is not supported.")
+        return await from_url.put_blob(store, call)
     return await copy_blob(store, call)
 
 
@@ -46,8 +43,8 @@ async def copy_blob(store: Store, call: Call) -> Response:
         raise Refusal("InvalidInput", "A copy has no body.")
     metadata, tier = dump_json(metadata_of(fields)), tier_of(fields)
     store.container_id(call)
-    source_url = fields.get("x-ms-copy-source") or ""
-    source = _source_version(store, call, source_url)
+    source_url = fields.get(COPY_SOURCE) or ""
+    source = source_version(store, call, source_url)
     blocks, written = await _copy_bytes(store, source)
     copy_id = str(uuid.uuid4())
 
@@ -82,29 +79,6 @@ def _copy_state(copy_id: str, source_url: str, size: int, now: int) -> str:
     )
 
 
-def _source_version(store: Store, call: Call, source_url: str) -> BlobVersion:
-    """Find the source blob, in the same account, and judge the conditions on it."""
-    try:
-        _, authority, raw_target = split_url(source_url)
-        target = parse_target(authority, raw_target)
-    except InvalidTarget as error:
-        raise Refusal("InvalidHeaderValue", f"x-ms-copy-source: {error}") from None
-    if target.query.get("snapshot") or target.query.get("versionid"):
-        raise Refusal("NotImplemented", "Copying snapshots and versions is not supported.")
-    if target.account != call.target.account:
-        raise Refusal("NotImplemented", "Copying from another account is not supported.")
-    if target.blob is None:
-        raise Refusal("InvalidHeaderValue", "x-ms-copy-source names no blob.")
-    try:
-        version = store.blob_version(Call(call.request, target, BytesBody()))
-    except Refusal:
-        raise Refusal("CannotVerifyCopySource") from None
-    conditions = Conditions.parse(call.fields, source=True)
-    if conditions is not None:
-        conditions.check_write(version.row.version, version.row.modified, code="SourceConditionNotMet")
-    return version
-
-
 async def _copy_bytes(store: Store, source: BlobVersion) -> tuple[list[Block], tuple[Allocation, ...]]:
     """Copy every block into a run of its own; the caller owes `commit` for the runs."""
     extents = store.extents
@@ -114,7 +88,7 @@ async def _copy_bytes(store: Store, source: BlobVersion) -> tuple[list[Block], t
         written += [extents.allocate(extent.length) for extent in content.extents]
         stop = threading.Event()
         pairs = list(zip(content.extents, written, strict=True))
-        await _to_the_end(lambda: _copy_extents(pairs, stop), stop)
+        await to_the_end(lambda: _copy_extents(pairs, stop), stop)
     except OSError as error:
         extents.give_back(written)
         raise storage_failure(error) from error
@@ -139,18 +113,3 @@ def _copy_extents(pairs: list[tuple[Extent, Allocation]], stop: threading.Event)
             if moved == 0:
                 raise OSError(5, "the source segment ends early")
             done += moved
-
-
-async def _to_the_end(work: Callable[[], None], stop: threading.Event) -> None:
-    """Run *work* in a thread and wait until it has ended, cancelled or not: it writes to runs we own."""
-    future = asyncio.get_running_loop().run_in_executor(None, work)
-    cancelled: asyncio.CancelledError | None = None
-    while not future.done():
-        try:
-            await asyncio.shield(future)
-        except asyncio.CancelledError as error:
-            cancelled = error
-            stop.set()
-    future.result()
-    if cancelled is not None:
-        raise cancelled

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pvblob.blobs import catalog
-from pvblob.blobs.answers import Call, Refusal
+from pvblob.blobs.answers import Call, Pairs, Refusal
 from pvblob.blobs.committer import Committer, Mutation, Transaction, storage_failure
 from pvblob.blobs.extents import Allocation, Extents
 from pvblob.blobs.generations import Generations
 from pvblob.blobs.layout import Block
+from pvblob.blobs.properties import encode_base64, encode_crc64
 from pvblob.blobs.versions import BlobVersion, VersionCache
 from pvblob.http import Body, Observed, Response, Stored
 
@@ -30,6 +31,13 @@ class Written:
     crc64: int
     md5: bytes | None
     allocations: tuple[Allocation, ...]
+
+    @property
+    def checksum_pairs(self) -> Pairs:
+        """The checksum a stored block is answered with: MD5 where one was asked for, else CRC-64."""
+        if self.md5 is not None:
+            return [("content-md5", encode_base64(self.md5))]
+        return [("x-ms-content-crc64", encode_crc64(self.crc64))]
 
 
 @dataclass(slots=True)

@@ -13,11 +13,9 @@ the page cache as ever. Source: the header x-ms-structured-body of Azure REST, "
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from pvblob import _native
@@ -25,6 +23,7 @@ from pvblob.blobs.answers import Call, Pairs, Refusal
 from pvblob.blobs.committer import storage_failure
 from pvblob.blobs.extents import Allocation
 from pvblob.blobs.layout import Block
+from pvblob.blobs.segment_work import read_run, to_the_end
 from pvblob.blobs.store import EMPTY_MD5, Store, Written
 from pvblob.http import Extent, Fields, FileContent
 
@@ -86,7 +85,7 @@ async def _unframe(store: Store, framed: Allocation, size: int, md5: bool) -> Wr
     try:
         target = store.extents.allocate(size) if size else None
         message = _Message(framed, target, size, _native.Digest(md5))
-        await _to_the_end(message.unframe)
+        await to_the_end(message.unframe)
     except BaseException as error:
         if target is not None:
             store.extents.give_back((target,))
@@ -96,16 +95,6 @@ async def _unframe(store: Store, framed: Allocation, size: int, md5: bool) -> Wr
         return Written(None, 0, EMPTY_MD5 if md5 else None, ())
     block = Block(target.segment, target.offset, size, digest.crc64)
     return Written(block, digest.crc64, digest.md5(), (target,))
-
-
-async def _to_the_end(work: Callable[[], None]) -> None:
-    """Run *work* in a thread and wait for its end even when cancelled: it reads and writes runs that then go back."""
-    future = asyncio.get_running_loop().run_in_executor(None, work)
-    try:
-        await asyncio.shield(future)
-    except asyncio.CancelledError:
-        await asyncio.wait([future])
-        raise
 
 
 @dataclass(slots=True)
@@ -152,23 +141,13 @@ class _Message:
     def _take(self, length: int) -> bytes:
         if length > self.framed.length - self._at:
             raise _broken("it ends early")
-        taken = _read(self.framed.fd, length, self.framed.offset + self._at)
+        taken = read_run(self.framed.fd, length, self.framed.offset + self._at)
         self._at += length
         return taken
 
 
 def _broken(reason: str) -> Refusal:
     return Refusal("InvalidInput", f"The body is no structured message: {reason}.")
-
-
-def _read(fd: int, length: int, offset: int) -> bytes:
-    taken = os.pread(fd, length, offset)
-    while len(taken) < length:
-        more = os.pread(fd, length - len(taken), offset + len(taken))
-        if not more:
-            raise OSError(5, "a segment file ends early")
-        taken += more
-    return taken
 
 
 async def framed(content: FileContent) -> tuple[FileContent, Pairs]:
@@ -178,7 +157,7 @@ async def framed(content: FileContent) -> tuple[FileContent, Pairs]:
     try:
         frames_fd = os.memfd_create("pvblob-frames", os.MFD_CLOEXEC)
         frames = _Frames(frames_fd, content, size)
-        await _to_the_end(frames.build)
+        await to_the_end(frames.build)
     except BaseException:
         if frames_fd >= 0:
             os.close(frames_fd)
@@ -247,7 +226,7 @@ class _Frames:
 def _checksums(part: Extent, crc64: int, crc64_all: int) -> tuple[int, int]:
     done = 0
     while done < part.length:
-        piece = _read(part.fd, min(_STEP_BYTES, part.length - done), part.offset + done)
+        piece = read_run(part.fd, min(_STEP_BYTES, part.length - done), part.offset + done)
         crc64, crc64_all = _native.crc64(piece, crc64), _native.crc64(piece, crc64_all)
         done += len(piece)
     return crc64, crc64_all
