@@ -7,6 +7,7 @@ request at the host. What each operation takes, returns and raises is said in fu
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping
 from types import TracebackType
@@ -16,7 +17,16 @@ from pvblob.client import answers, batch, bodies
 from pvblob.client.exchange import AsyncExchange
 from pvblob.client.handles import AsyncContainerHandle
 from pvblob.client.many import IN_FLIGHT, Done, Feed, aeach
-from pvblob.client.operations import DEVELOPMENT_ACCOUNT, STREAM_BYTES, Call, Operations, WriteOptions, block_id
+from pvblob.client.operations import (
+    DEVELOPMENT_ACCOUNT,
+    STREAM_BYTES,
+    Call,
+    CopyOptions,
+    Operations,
+    WriteOptions,
+    block_id,
+    copy_pauses_s,
+)
 from pvblob.client.reads import Reads
 
 if TYPE_CHECKING:
@@ -177,6 +187,28 @@ class AsyncClient:
                 block_ids.append(block_id(upload, len(block_ids)))
                 await self._run(self._operations.put_block(container, blob, block_ids[-1], piece))
         return await self._run(self._operations.put_block_list(container, blob, block_ids, options))
+
+    async def copy(
+        self,
+        source_container: str,
+        source_blob: str,
+        container: str,
+        blob: str,
+        *,
+        overwrite: bool = True,
+        metadata: Mapping[str, str] | None = None,
+        if_match: str | None = None,
+        source_if_match: str | None = None,
+    ) -> Written:
+        """See `Client.copy`."""
+        options = CopyOptions(overwrite, metadata, if_match, source_if_match)
+        source = (source_container, source_blob)
+        copied = await self._run(self._operations.copy(source, container, blob, options))
+        pauses = copy_pauses_s(self._timeout_s)
+        while copied.pending:
+            await asyncio.sleep(next(pauses))
+            copied = await self._run(self._operations.copy_state(container, blob))
+        return copied.written
 
     async def set_metadata(
         self, container: str, blob: str, metadata: Mapping[str, str], *, if_match: str | None = None

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from pvblob.client.properties import BlobPrefix, BlobProperties, ContainerProperties, Written
-from pvblob.errors import BlobError, InvalidRange, blob_error
+from pvblob.errors import BlobError, Conflict, InvalidRange, blob_error
 from pvblob.http import METADATA, spelled_metadata
 
 if TYPE_CHECKING:
@@ -131,6 +131,23 @@ def written(answer: Answer, request: Request) -> Written:
     """Return the ETag and time a successful write answered with."""
     check(answer, request)
     return Written(answer.fields.get("etag") or "", time_of(answer.fields.get("last-modified")))
+
+
+class Copied(NamedTuple):
+    """What a copy has come to. pending: it goes on at the service."""
+
+    written: Written
+    pending: bool
+
+
+def copied(answer: Answer, request: Request) -> Copied:
+    """Return what a copy has come to. Raises Conflict when it failed or somebody aborted it."""
+    version, fields = written(answer, request), answer.fields
+    status = fields.get("x-ms-copy-status") or "success"
+    if status in ("failed", "aborted"):
+        reason = fields.get("x-ms-copy-status-description") or "the service does not say why"
+        raise Conflict(409, "CopyFailed", f"the copy to {request.target} {status}: {reason}")
+    return Copied(version, status == "pending")
 
 
 def container_properties(answer: Answer, request: Request, name: str) -> ContainerProperties:

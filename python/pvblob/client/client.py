@@ -6,9 +6,8 @@ used by many threads, survives a fork, and pickles as its settings.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
-from time import monotonic
+from time import monotonic, sleep
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,8 +15,17 @@ from pvblob.client import answers, batch, bodies
 from pvblob.client.exchange import Exchange
 from pvblob.client.handles import ContainerHandle
 from pvblob.client.many import IN_FLIGHT, Done, Feed, each
-from pvblob.client.operations import DEVELOPMENT_ACCOUNT, STREAM_BYTES, Call, Operations, WriteOptions, block_id
+from pvblob.client.operations import (
+    DEVELOPMENT_ACCOUNT,
+    STREAM_BYTES,
+    Call,
+    CopyOptions,
+    Operations,
+    WriteOptions,
+    copy_pauses_s,
+)
 from pvblob.client.reads import Reads
+from pvblob.client.uploads import BlockUpload
 
 if TYPE_CHECKING:
     from typing import Self
@@ -219,14 +227,58 @@ class Client:
         PreconditionFailed. Source: Azure REST, "Put Blob", "Put Block", "Put Block List".
         """
         options = WriteOptions(overwrite, metadata, content_type, if_match, if_none_match)
-        upload, block_ids = os.urandom(12), list[str]()
+        upload = BlockUpload(self._run, self._operations, (container, blob), options)
         for piece, is_last in bodies.pieces(data):
-            if is_last and not block_ids:
-                return self._run(self._operations.put_blob(container, blob, piece, options))
-            if memoryview(piece).nbytes:
-                block_ids.append(block_id(upload, len(block_ids)))
-                self._run(self._operations.put_block(container, blob, block_ids[-1], piece))
-        return self._run(self._operations.put_block_list(container, blob, block_ids, options))
+            if is_last:
+                break
+            upload.write(piece)
+        return upload.finish(piece)
+
+    def begin_upload(
+        self,
+        container: str,
+        blob: str,
+        *,
+        overwrite: bool = True,
+        metadata: Mapping[str, str] | None = None,
+        content_type: str | None = None,
+        if_match: str | None = None,
+    ) -> BlockUpload:
+        """Begin to write a blob piece by piece, for a writer that is handed its bytes: `write` each, then `finish`.
+
+        Nothing is sent here, and readers see nothing before `finish`; an upload that is dropped leaves uncommitted
+        blocks, which the service discards with the next write of this blob or after a week.
+        """
+        options = WriteOptions(overwrite, metadata, content_type, if_match)
+        return BlockUpload(self._run, self._operations, (container, blob), options)
+
+    def copy(
+        self,
+        source_container: str,
+        source_blob: str,
+        container: str,
+        blob: str,
+        *,
+        overwrite: bool = True,
+        metadata: Mapping[str, str] | None = None,
+        if_match: str | None = None,
+        source_if_match: str | None = None,
+    ) -> Written:
+        """Make *blob* a copy of a blob of the same account, content, settings and (unless given) metadata.
+
+        The bytes do not pass through this process. A service that copies at its leisure is asked until it is done,
+        `timeout_s` in all, then DeadlineExceeded. Raises NotFound for the source and for the container;
+        AlreadyExists when overwrite is False and the blob exists; PreconditionFailed; Conflict when the copy failed.
+        Source: Azure REST, "Copy Blob".
+        """
+        options = CopyOptions(overwrite, metadata, if_match, source_if_match)
+        source = (source_container, source_blob)
+        copied = self._run(self._operations.copy(source, container, blob, options))
+        pauses = copy_pauses_s(self._timeout_s)
+        while copied.pending:
+            sleep(next(pauses))
+            copied = self._run(self._operations.copy_state(container, blob))
+        return copied.written
 
     def set_metadata(
         self, container: str, blob: str, metadata: Mapping[str, str], *, if_match: str | None = None

@@ -8,18 +8,20 @@ Source of every request: Azure Blob service REST reference.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
+from time import monotonic
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from pvblob.client import answers
+from pvblob.errors import DeadlineExceeded
 from pvblob.http import METADATA, Fields, Request, metadata_spelling
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from pvblob.client.answers import BlobPage, ContainerPage
+    from pvblob.client.answers import BlobPage, ContainerPage, Copied
     from pvblob.client.exchange import Answer
     from pvblob.client.properties import BlobProperties, ContainerProperties, Written
     from pvblob.errors import BlobError
@@ -144,6 +146,17 @@ class Operations:
         request = self._request("PUT", target, [("content-type", "application/xml"), *options.fields()])
         return Call(request, lambda answer: answers.written(answer, request), body)
 
+    def copy(self, source: tuple[str, str], container: str, blob: str, options: CopyOptions) -> Call[Copied]:
+        """Copy Blob from *source*, (container, blob) of the same account; the value says whether it has ended."""
+        url = f"https://{self.authority}{blob_target(*source)}"
+        request = self._request("PUT", blob_target(container, blob), [("x-ms-copy-source", url), *options.fields()])
+        return Call(request, lambda answer: answers.copied(answer, request))
+
+    def copy_state(self, container: str, blob: str) -> Call[Copied]:
+        """Get Blob Properties, for the state of the copy under way."""
+        request = self._request("HEAD", blob_target(container, blob), [])
+        return Call(request, lambda answer: answers.copied(answer, request))
+
     def set_metadata(
         self, container: str, blob: str, metadata: Mapping[str, str], if_match: str | None
     ) -> Call[Written]:
@@ -235,6 +248,31 @@ class WriteOptions(NamedTuple):
             *conditions(self.if_match, none_match),
             *metadata_fields(self.metadata),
         ]
+
+
+class CopyOptions(NamedTuple):
+    """What a copy may set or demand. metadata: None keeps the source's."""
+
+    overwrite: bool = True
+    metadata: Mapping[str, str] | None = None
+    if_match: str | None = None
+    source_if_match: str | None = None
+
+    def fields(self) -> Pairs:
+        """Return the header fields."""
+        pairs = conditions(self.if_match, None if self.overwrite else "*") + metadata_fields(self.metadata)
+        if self.source_if_match is not None:
+            pairs.append(("x-ms-source-if-match", self.source_if_match))
+        return pairs
+
+
+def copy_pauses_s(timeout_s: float) -> Iterator[float]:
+    """Yield how long to wait before each look at a copy that goes on elsewhere. Raises DeadlineExceeded in the end."""
+    ends_at, pause_s = monotonic() + timeout_s, 0.05
+    while monotonic() < ends_at:
+        yield min(pause_s, max(0.0, ends_at - monotonic()))
+        pause_s = min(2 * pause_s, 2.0)
+    raise DeadlineExceeded(f"the copy has not ended within {timeout_s:g} s; it goes on at the service")
 
 
 def block_id(upload: bytes, index: int) -> str:
