@@ -372,6 +372,10 @@ class HostRequest:
     @property
     def timeout_ms(self) -> int: ...
     @property
+    def age_s(self) -> float:
+        """How long ago it was taken off the ring."""
+
+    @property
     def data_length(self) -> int: ...
     @property
     def data_valid(self) -> int: ...
@@ -452,9 +456,15 @@ class HostEngine:
     def fileno(self) -> int:
         """Return the descriptor that is readable while events wait."""
 
-    def take(self, limit: int) -> list[tuple[int, Any]]:
+    def take(self, limit: int, share: int) -> list[tuple[int, Any]]:
         """Take up to *limit* events: (EVENT_REQUEST, HostRequest), (EVENT_CANCEL | EVENT_FILLED, id),
-        (EVENT_RELEASED, token), (EVENT_CHANNEL_FAILED, (key, reason))."""
+        (EVENT_RELEASED, token), (EVENT_CHANNEL_FAILED, (key, reason)).
+
+        share: how many requests and cancels of one channel at most; channels take turns.
+        """
+
+    def queued(self, key: int) -> int:
+        """Return how many requests and cancels of a channel wait to be taken."""
 
     def open_channel(
         self,

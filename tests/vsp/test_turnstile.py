@@ -35,6 +35,24 @@ async def test_a_late_guest_is_let_in_before_the_rest_of_a_long_queue() -> None:
     assert 2 in order[seen : seen + 4]
 
 
+async def test_a_guest_that_has_nothing_else_there_enters_at_once_but_only_once_per_turn() -> None:
+    turnstile = Turnstile(Shares(64, 1 << 30), entries_per_turn=4)
+    order: list[int] = []
+
+    async def request(guest: int) -> None:
+        await turnstile.enter(guest, 0)
+        order.append(guest)
+        turnstile.leave(guest, 0)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(20):
+            group.create_task(request(1))
+        group.create_task(request(2))
+        await turns(1)
+        assert order == [1, 2], "the first of each; a guest's second one takes turns though its first one has left"
+    assert sorted(order) == [1] * 20 + [2]
+
+
 async def test_a_guest_alone_is_let_in_faster() -> None:
     turnstile = Turnstile(Shares(10_000, 1 << 30), entries_per_turn=50)
     entered = 0

@@ -36,7 +36,7 @@ fn find(table: &Table, name: &str) -> Option<u64> {
 }
 
 fn released(events: &EventQueue) -> usize {
-    events.take(usize::MAX).iter().filter(|event| matches!(event, Event::Released(_))).count()
+    events.take(usize::MAX, usize::MAX).iter().filter(|event| matches!(event, Event::Released(_))).count()
 }
 
 /// What stands in a slot; `None`: no line.

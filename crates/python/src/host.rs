@@ -91,9 +91,9 @@ impl HostEngine {
         self.engine.events().as_fd().as_raw_fd()
     }
 
-    fn take<'py>(slf: &Bound<'py, Self>, limit: usize) -> PyResult<Vec<(u8, Bound<'py, PyAny>)>> {
+    fn take<'py>(slf: &Bound<'py, Self>, limit: usize, share: usize) -> PyResult<Vec<(u8, Bound<'py, PyAny>)>> {
         let py = slf.py();
-        let events = slf.get().engine.events().take(limit);
+        let events = slf.get().engine.events().take(limit, share);
         let convert = |event| {
             Ok(match event {
                 Event::Request(inner) => {
@@ -109,6 +109,10 @@ impl HostEngine {
             })
         };
         events.into_iter().map(convert).collect()
+    }
+
+    fn queued(&self, key: u64) -> usize {
+        self.engine.events().queued(key)
     }
 
     /// Opens a channel; returns (eventfd, socket) for the guest, the caller's to close.
@@ -258,6 +262,12 @@ impl HostRequest {
     #[getter]
     fn timeout_ms(&self) -> u32 {
         self.inner.device.timeout_ms
+    }
+
+    /// Seconds since it was taken off the ring.
+    #[getter]
+    fn age_s(&self) -> f64 {
+        self.inner.arrived.elapsed().as_secs_f64()
     }
 
     #[getter]

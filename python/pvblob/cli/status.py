@@ -100,14 +100,14 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _guests(state: dict[str, Any]) -> Table:
-    columns = ("pid", "uid", "entry", "mode", "cgroup", "lent", "channel", "in flight", "ring in", "ring out", "kept")
-    table = _table(f"Guests: {len(state['guests'])}", *columns, "uploads")
+    columns = ("pid", "uid", "entry", "mode", "cgroup", "lent", "channel", "in flight", "queued", "ring in")
+    table = _table(f"Guests: {len(state['guests'])}", *columns, "ring out", "kept", "uploads")
     for guest in state["guests"]:
         who = [guest["pid"], guest["uid"], guest["entry"], guest["mode"], guest["cgroup"] or "-"]
         who.append(output.size_text(guest["lent_bytes"]))
         for channel in guest["channels"] or [{}]:
             rings = [_ring(channel.get(ring)) for ring in ("from_guest", "to_guest")]
-            activity = [channel.get(name, "-") for name in ("relid", "in_flight")]
+            activity = [channel.get(name, "-") for name in ("relid", "in_flight", "queued")]
             rest = [channel.get(name, "-") for name in ("kept_answers", "uploads")]
             table.add_row(*(_cell(value) for value in (*who, *activity, *rings, *rest)))
     return table

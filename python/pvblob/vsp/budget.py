@@ -125,6 +125,17 @@ class FairQueue(Generic[Guest, Item]):
             heapq.heappush(self._due, (flow.start, next(self._order), guest))
         flow.waiting[item] = size_bytes
 
+    def take_at_once(self, guest: Guest, size_bytes: int) -> bool:
+        """Take an item that has not waited, of a guest that holds nothing and has nothing waiting: its turn is now.
+
+        False for any other guest. The caller owes `leave`.
+        """
+        if guest in self._flows:
+            return False
+        flow = self._flows[guest] = _Flow(self._now)
+        self._taken(guest, flow, size_bytes)
+        return True
+
     def take(self) -> tuple[Guest, Item, int] | None:
         """Take the item whose turn it is, with its size; None when none may be taken now. The caller owes `leave`."""
         while self._due:

@@ -38,6 +38,8 @@ log = logging.getLogger("pvblob.vsp")
 EVENTS_PER_TURN = 256
 # Requests that begin to run per turn of the loop: what another guest that arrives meanwhile waits for at most.
 STARTS_PER_TURN = 4
+# Requests of one guest taken per turn of the loop. No more than can begin to run: the rest costs less where it waits.
+EVENTS_PER_GUEST = STARTS_PER_TURN
 _STATUS = _native.HRESULT
 _READS = frozenset({"GET", "HEAD"})
 
@@ -68,7 +70,7 @@ class _Running:
 
 
 class InFlight(NamedTuple):
-    """A request that has no completion yet. age_s: since it was taken off the ring's queue."""
+    """A request that has no completion yet. age_s: since it was taken off the ring."""
 
     request: _native.HostRequest
     age_s: float
@@ -183,17 +185,18 @@ class Dispatcher:
             yield InFlight(running.request, now_s - running.began_s)
 
     def activity(self, channel: int) -> dict[str, int]:
-        """Return what a channel has begun and not finished, by name."""
+        """Return what a channel has begun and not finished, by name; queued: requests and cancels not yet taken."""
         context = self._guests.get(channel)
         if context is None:
             return {}
         kept, uploads = context.continuations.counts()
-        return {"in_flight": len(context.requests), "kept_answers": kept, "uploads": uploads}
+        begun = {"in_flight": len(context.requests), "queued": self._engine.queued(channel)}
+        return {**begun, "kept_answers": kept, "uploads": uploads}
 
     # ---- events
 
     def _take(self) -> None:
-        for kind, value in self._engine.take(EVENTS_PER_TURN):
+        for kind, value in self._engine.take(EVENTS_PER_TURN, EVENTS_PER_GUEST):
             if kind == _native.EVENT_REQUEST:
                 self._begin(value)
             elif kind == _native.EVENT_FILLED:
@@ -212,10 +215,11 @@ class Dispatcher:
         if context is None:
             return  # the channel was closed between the ring and here: nobody waits for a completion
         self.counters.requests += 1
-        timeout_s = self._timeout_s(request)
+        waited_s = request.age_s
+        timeout_s = max(0.0, self._timeout_s(request) - waited_s)
         task = self._loop.create_task(self._serve(context, request, timeout_s))
         deadline = self._loop.call_later(timeout_s, self._expire, request.id)
-        self._running[request.id] = _Running(request, self._loop.time(), task, deadline)
+        self._running[request.id] = _Running(request, self._loop.time() - waited_s, task, deadline)
         context.requests.add(request.id)
         task.add_done_callback(lambda _task: self._ended(context, request.id))
 

@@ -2,7 +2,8 @@
 
 Belongs to one loop. Cancelling whoever waits withdraws it. Few are let in per turn of the loop, one for each guest that
 is active, so that a request which arrives meanwhile is seen before the rest of a long queue has been served. A guest
-that has been alone for a while gets `entries_per_turn`: turns cost, and nobody else waits.
+that has been alone for a while gets `entries_per_turn`: turns cost, and nobody else waits. A guest that has nothing
+else here enters at once, once per turn of the loop: it is its turn whenever it comes.
 """
 
 from __future__ import annotations
@@ -31,11 +32,17 @@ class Turnstile:
         self._queue: FairQueue[int, asyncio.Future[None]] = FairQueue(shares, weight_of)
         self._entries_per_turn = entries_per_turn or shares.count_max
         self._scheduled = False
+        self._at_once: set[int] = set()  # who has entered without waiting in this turn of the loop
         self._last: int | None = None
         self._streak = 0  # how many entries in a row were the same guest's
 
     async def enter(self, guest: int, size_bytes: int) -> None:
         """Wait for the turn of *guest*; the caller owes `leave` when this returns, and nothing when it raises."""
+        if guest not in self._at_once and self._queue.take_at_once(guest, size_bytes):
+            if not self._at_once:
+                self._loop.call_soon(self._at_once.clear)
+            self._at_once.add(guest)
+            return
         entry = self._loop.create_future()
         self._queue.put(guest, entry, size_bytes)
         self._schedule()

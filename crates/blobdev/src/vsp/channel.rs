@@ -211,7 +211,7 @@ impl HostChannel {
         let Some(ring) = receiving.as_mut() else { return Turn::Dead };
         ring.mask();
         let mut scratch = std::mem::take(&mut responder.packet);
-        let mut turning = Turning { events, responder, found: Vec::new(), moved: 0, unseen: 0 };
+        let mut turning = Turning { events, channel: self.key, responder, found: Vec::new(), moved: 0, unseen: 0 };
         let turn = self.take_packets(ring, &mut scratch, &mut turning);
         self.show_completions();
         if ring.commit() {
@@ -220,7 +220,7 @@ impl HostChannel {
         let turn = match turn {
             Ok(turn) => turn,
             Err(reason) => {
-                turning.found.push(Event::ChannelFailed(self.key, reason));
+                events.push(Event::ChannelFailed(self.key, reason));
                 Turn::Dead
             }
         };

@@ -241,6 +241,7 @@ impl Engine {
         if let Some(serving) = lock(&self.channels).remove(&key) {
             serving.worker.remove(&serving.channel);
             serving.channel.close();
+            self.events.forget(key);
             self.polling.leave(serving.channel.poller());
             serving.memory.write().unwrap_or_else(PoisonError::into_inner).allow(&serving.pfns);
         }

@@ -1,15 +1,17 @@
 //! What the data plane tells the control plane: a queue, and a descriptor that is readable while the queue is not empty.
 //!
-//! The queue is bounded by the guests' credits and the offload table's bound: each request occupies one, each other event
+//! Guests' requests are taken in turns ([`lanes`](super::lanes)): whoever has many of them waits for itself, and others
+//! do not wait for it. The queue is bounded by the guests' credits and the offload table's bound: each request occupies one, each other event
 //! belongs to a request, to an entry, or ends a channel.
 
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::lanes::Lanes;
 use super::request::HostRequest;
 
 /// One thing that happened.
@@ -26,9 +28,21 @@ pub enum Event {
     ChannelFailed(u64, String),
 }
 
+/// What waits: the requests and cancels of each channel in a lane of its own, everything else before them.
+struct Waiting {
+    news: VecDeque<Event>,
+    lanes: Lanes<Event>,
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.news.is_empty() && self.lanes.is_empty()
+    }
+}
+
 /// The queue. Any thread pushes; the control plane's one loop takes.
 pub struct EventQueue {
-    events: Mutex<VecDeque<Event>>,
+    waiting: Mutex<Waiting>,
     wake: OwnedFd,
 }
 
@@ -36,20 +50,30 @@ impl EventQueue {
     /// Makes an empty queue.
     pub fn new() -> io::Result<Self> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { events: Mutex::new(VecDeque::new()), wake })
+        Ok(Self { waiting: Mutex::new(Waiting { news: VecDeque::new(), lanes: Lanes::new() }), wake })
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Event>> {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Appends events and wakes the loop if it may sleep, that is if the queue was empty.
-    pub fn push(&self, new: impl IntoIterator<Item = Event>) {
-        let mut events = self.lock();
-        let was_empty = events.is_empty();
-        events.extend(new);
-        let is_empty = events.is_empty();
-        drop(events);
+    /// Adds what is no guest's to delay: it is taken before any guest's requests.
+    pub fn push(&self, event: Event) {
+        self.add(|waiting| waiting.news.push_back(event));
+    }
+
+    /// Adds requests and cancels of one channel, in their order.
+    pub fn push_from(&self, channel: u64, events: impl IntoIterator<Item = Event>) {
+        self.add(|waiting| waiting.lanes.put(channel, events));
+    }
+
+    /// Wakes the loop if it may sleep, that is if the queue was empty.
+    fn add(&self, add: impl FnOnce(&mut Waiting)) {
+        let mut waiting = self.lock();
+        let was_empty = waiting.is_empty();
+        add(&mut waiting);
+        let is_empty = waiting.is_empty();
+        drop(waiting);
         if was_empty && !is_empty {
             self.signal();
         }
@@ -59,17 +83,31 @@ impl EventQueue {
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }
 
-    /// Takes up to `limit` events. While some are left the descriptor stays readable.
-    pub fn take(&self, limit: usize) -> Vec<Event> {
+    /// Takes up to `limit` events, of each channel up to `share` in turns. While some are left the descriptor stays
+    /// readable.
+    pub fn take(&self, limit: usize, share: usize) -> Vec<Event> {
         // Cleared before the look: what is pushed after it signals again, because it finds the queue empty.
         let _ = rustix::io::read(&self.wake, &mut [0_u8; 8]);
-        let mut events = self.lock();
-        let count = limit.min(events.len());
-        let taken = events.drain(..count).collect();
-        if !events.is_empty() {
+        let mut waiting = self.lock();
+        let count = limit.min(waiting.news.len());
+        let mut taken: Vec<Event> = waiting.news.drain(..count).collect();
+        waiting.lanes.take(limit, share.max(1), &mut taken);
+        if !waiting.is_empty() {
             self.signal();
         }
         taken
+    }
+
+    /// How many requests and cancels of a channel wait to be taken.
+    pub fn queued(&self, channel: u64) -> usize {
+        self.lock().lanes.len_of(channel)
+    }
+
+    /// Drops what waits of a channel that is closed: nobody waits for its requests any more.
+    pub fn forget(&self, channel: u64) {
+        // Dropped when the lock is free again: a request that ends so completes, and lets go of pages.
+        let forgotten = self.lock().lanes.remove(channel);
+        drop(forgotten);
     }
 }
 

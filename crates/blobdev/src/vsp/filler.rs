@@ -165,7 +165,7 @@ fn run(shared: &Shared) {
     while let Some((key, fill)) = next(shared) {
         fill.request.fill(&*shared.reader, &fill.response, &fill.runs, fill.done);
         if fill.held_by.is_none() {
-            shared.events.push([Event::Filled(fill.request.id)]);
+            shared.events.push(Event::Filled(fill.request.id));
         }
         drop(fill); // perhaps the last reference to the request or the entry, whose end takes other locks
         let mut state = shared.lock();

@@ -32,6 +32,7 @@ static NEXT_REQUEST_ID: AtomicU64 = AtomicU64::new(1);
 /// One turn on a channel: its means, what it found, and how many bytes it moved.
 pub(super) struct Turning<'t> {
     pub(super) events: &'t EventQueue,
+    pub(super) channel: u64,
     pub(super) responder: &'t mut Responder,
     pub(super) found: Vec<Event>,
     pub(super) moved: u64,
@@ -43,7 +44,7 @@ impl Turning<'_> {
     /// Hands what was found to the control plane.
     pub(super) fn hand_over(&mut self) {
         if !self.found.is_empty() {
-            self.events.push(self.found.drain(..));
+            self.events.push_from(self.channel, self.found.drain(..));
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod faults;
 pub mod files;
 pub mod filler;
 mod intake;
+mod lanes;
 pub mod offload;
 pub mod polling;
 pub mod request;

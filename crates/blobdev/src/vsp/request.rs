@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use rustix::io::Errno;
 use vmbus::memory::SpanList;
@@ -42,6 +43,8 @@ pub struct HostRequest {
     faulted: AtomicBool,
     /// The data plane has missed an entry for this request's target more than once.
     pub wants_offload: bool,
+    /// When it was taken off the ring.
+    pub arrived: Instant,
     /// Where the guest's request, response and data buffer begin in its own address space, for people who look.
     pub addresses: [u64; 3],
 }
@@ -57,8 +60,21 @@ impl HostRequest {
     ) -> Self {
         let (data, response) = buffers;
         let (completed, faulted) = (AtomicBool::new(false), AtomicBool::new(false));
-        let (wants_offload, addresses) = (false, [0; 3]);
-        Self { id, transaction_id, device, head, channel, data, response, completed, faulted, wants_offload, addresses }
+        let (wants_offload, arrived, addresses) = (false, Instant::now(), [0; 3]);
+        Self {
+            id,
+            transaction_id,
+            device,
+            head,
+            channel,
+            data,
+            response,
+            completed,
+            faulted,
+            wants_offload,
+            arrived,
+            addresses,
+        }
     }
 
     /// The key of the channel it came by.

@@ -214,7 +214,7 @@ fn control_plane(engine: &Engine, seen: &Mutex<Seen>, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         let mut fds = [PollFd::from_borrowed_fd(engine.events().as_fd(), PollFlags::IN)];
         let _ = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 5_000_000 }));
-        for event in engine.events().take(64) {
+        for event in engine.events().take(64, 4) {
             handle(event, &mut waiting, &mut seen.lock().unwrap());
         }
     }

@@ -24,7 +24,7 @@ impl Pin {
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        self.events.push([Event::Released(self.token)]);
+        self.events.push(Event::Released(self.token));
     }
 }
 
