@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,14 @@ def back_at(baseline: tuple[int, int, int], host: Any) -> None:
         time.sleep(0.01)
 
 
+def start_all_threads(pool: ThreadPoolExecutor) -> None:
+    """Have a pool start every thread it may: it makes one when work comes and none is idle, at any later moment."""
+    count = pool._max_workers
+    together = threading.Barrier(count)
+    wait([pool.submit(together.wait, 20) for _ in range(count)], timeout=20)
+    assert len(pool._threads) == count
+
+
 @pytest.fixture
 def warm_host(live_host: Any, request_to: RequestTo) -> Any:
     """A host that has served a guest, so that what it starts at first use has been started."""
@@ -63,6 +72,7 @@ def warm_host(live_host: Any, request_to: RequestTo) -> Any:
         put = request_to("PUT", "/con/warm", ("x-ms-blob-type", "BlockBlob"), ("content-length", str(len(body))))
         for _ in range(4):
             exchange.perform(put, body)
+    start_all_threads(live_host.host._executor)
     deadline = time.monotonic() + 10
     while live_host.host.guests:
         assert time.monotonic() < deadline
