@@ -1,4 +1,4 @@
-"""`copy` and `begin_upload` over a real channel to a real service. Source: Azure REST, "Copy Blob", "Put Block List"."""
+"""`copy` and `begin_upload`, over a real channel. Source: Azure REST, "Copy Blob", "Put Block List"."""
 
 from __future__ import annotations
 
