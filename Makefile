@@ -83,7 +83,7 @@ miri: ## The index arithmetic, packets, ranges and codecs under Miri's rules for
 	MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test --quiet -p pvblob-fuzz --test replay
 
 # A module stays in one process: its fixtures start hosts.
-test-python: setup
+test-python: setup target/release/pvblob-limit
 	$(BIN)/pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 crash: setup ## Kill hosts and guests, cut the power: all points (needs strace; ARGS="--seed N" replays)
@@ -106,11 +106,12 @@ lint: setup ## Formatting, lints, types, import rules
 
 check: lint test ## Exactly what CI runs
 
+# The physical limit, and the network to an account elsewhere.
 target/release/pvblob-limit: $(RUST_SOURCES)
 	cargo build --quiet --release -p limit
 	@touch $@
 
-bench: setup target/release/pvblob-limit ## Measure everything, write docs/performance.md (20 min; ARGS=... instead)
+bench: setup target/release/pvblob-limit ## Measure everything, write docs/performance.md (25 min; ARGS=... instead)
 	@command -v nginx >/dev/null || test -x /usr/sbin/nginx || echo "for the HTTP peers: apt-get install $(BENCH_PACKAGES)"
 	$(BIN)/pvblob bench $(if $(ARGS),$(ARGS),all --json build/bench.json --report docs/performance.md)
 

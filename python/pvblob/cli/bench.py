@@ -26,7 +26,9 @@ checked outside the clock, and nothing is left behind. What is to be reached is 
 
   iops  4 KiB, 1/8/100 clients, 1 and 16 in flight · upload  64 MiB and 4 KiB · sdk-small  small calls of the SDK
 
-  scale  1 to 1000 connected clients · cold  page cache dropped · all  everything (about 20 minutes)
+  scale  1 to 1000 connected clients · cold  page cache dropped · all  everything (about 25 minutes)
+
+  upstream  an account elsewhere: upstream-distinct  a blob for each client · upstream-shared  one blob for all
 
 Examples:
 
@@ -75,13 +77,12 @@ def run(
 
 
 def _chosen(scenario: str) -> list[Scenario]:
-    from pvblob.cli.scenarios.catalogue import SCENARIOS
+    from pvblob.cli.scenarios.catalogue import GROUPS, SCENARIOS
 
-    if scenario == "all":
-        return list(SCENARIOS.values())
-    if scenario not in SCENARIOS:
-        raise SettingsError(f"there is no scenario {scenario!r}: {', '.join([*SCENARIOS, 'all'])}")
-    return [SCENARIOS[scenario]]
+    names = GROUPS.get(scenario, [scenario])
+    if unknown := [name for name in names if name not in SCENARIOS]:
+        raise SettingsError(f"there is no scenario {unknown[0]!r}: {', '.join([*SCENARIOS, *GROUPS])}")
+    return [SCENARIOS[name] for name in names]
 
 
 def _numbers(text: str | None) -> list[int]:

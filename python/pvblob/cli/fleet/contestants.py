@@ -9,11 +9,12 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 from pvblob.cli.fleet import wire
+from pvblob.cli.fleet.corpus import Corpus
 from pvblob.cli.fleet.crew import Plan
 from pvblob.cli.fleet.failure import ContestFailure
 from pvblob.cli.fleet.limit import Limit
@@ -21,6 +22,7 @@ from pvblob.cli.fleet.measurement import Measurement, Order
 from pvblob.cli.fleet.paths import Path
 from pvblob.cli.fleet.servers import stop
 from pvblob.cli.fleet.venue import Venue
+from pvblob.cli.fleet.workers.contract import Address
 
 
 class Contestant(Protocol):
@@ -80,7 +82,15 @@ def contestant(path: Path, venue: Venue, clients: int) -> Iterator[Contestant]:
             yield limit
         return
     server = venue.servers[path.server]
-    plan = Plan(path.module, path.class_name, server.addresses[path.protocol], venue.corpus, clients, server.pids())
+    with crew(path, server.addresses[path.protocol], venue.corpus, clients, [server.pids()]) as standing:
+        yield standing
+
+
+@contextmanager
+def crew(path: Path, address: Address, corpus: Corpus, clients: int, pids: Sequence[list[int]]) -> Iterator[Standing]:
+    """Start the clients of a path; they are ended on leaving. pids: the server's, and others whose CPU is wanted."""
+    server, *others = pids
+    plan = Plan(path.module, path.class_name, address, corpus, clients, server, others)
     with _crew(path, plan) as link:
         yield Standing(path, link)
 

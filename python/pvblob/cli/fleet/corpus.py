@@ -21,6 +21,7 @@ MIB = 1 << 20
 GIB = 1 << 30
 CONTAINER = "fleet"
 PAGE_BYTES = 4096
+PIECE_BYTES = 64 * MIB
 
 
 class Corpus(NamedTuple):
@@ -38,7 +39,12 @@ class Corpus(NamedTuple):
 
     def content(self, blob: int) -> bytes:
         """Generate one blob."""
-        return random.Random(f"{self.seed}/{blob}").randbytes(self.blob_bytes)
+        if self.blob_bytes <= PIECE_BYTES:
+            return random.Random(f"{self.seed}/{blob}").randbytes(self.blob_bytes)
+        pieces = range(0, self.blob_bytes, PIECE_BYTES)  # the generator counts bits in a C int
+        sizes = [min(PIECE_BYTES, self.blob_bytes - start) for start in pieces]
+        made = [random.Random(f"{self.seed}/{blob}/{number}").randbytes(size) for number, size in enumerate(sizes)]
+        return b"".join(made)
 
     def range_count(self, range_bytes: int) -> int:
         """Return how many ranges of that size there are in all blobs; it must divide a blob."""

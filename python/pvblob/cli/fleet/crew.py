@@ -34,7 +34,11 @@ WAVE = 25
 
 
 class Plan(NamedTuple):
-    """What the crew is to do. module, class_name: of the worker; server_pids: whose CPU time is the server's."""
+    """What the crew is to do.
+
+    module, class_name: of the worker.  server_pids: whose CPU time is the server's.  other_pids: groups of processes
+    whose CPU time is wanted besides.
+    """
 
     module: str
     class_name: str
@@ -42,6 +46,7 @@ class Plan(NamedTuple):
     corpus: Corpus
     clients: int
     server_pids: list[int]
+    other_pids: list[list[int]] = []  # noqa: RUF012  # a NamedTuple's default, never changed
 
     @classmethod
     def decode(cls, value: list[Any]) -> Plan:
@@ -86,20 +91,22 @@ class Crew:
                 _expect(link, "ready")
         if order.cold:
             drop_page_cache(Path(order.cold))
-        pids = self._plan.server_pids
+        groups = [self._plan.server_pids, *self._plan.other_pids]
         # Counters before the start: this process may be scheduled late after it.
-        before = cpu_s(pids), machine_busy_s()
+        before = [*map(cpu_s, groups), machine_busy_s()]
         started_ns = time.monotonic_ns()
         DEADLINE.pack_into(self._start.deadline, 0, started_ns + int(order.seconds * 1e9) if order.seconds else 0)
         os.eventfd_write(self._start.fd, len(links))
         results = [Result(*_expect(link, "result")) for link in links]
-        after = cpu_s(pids), machine_busy_s()
+        after = [*map(cpu_s, groups), machine_busy_s()]
+        server, *others, machine = (now - then for now, then in zip(after, before, strict=True))
         return Measurement.of(
             (max(result.finished_ns for result in results) - started_ns) / 1e9,
             sum(result.requests for result in results),
             order.task.block_bytes,
-            (sum(result.cpu_s for result in results), after[0] - before[0], after[1] - before[1]),
+            (sum(result.cpu_s for result in results), server, machine),
             latency.add(result.latencies for result in results),
+            others,
         )
 
     def leave(self) -> None:

@@ -28,14 +28,17 @@ class FillFailure(PvblobError):
     """A blob could not be written; the text says which error."""
 
 
-def fill(corpus: Corpus, sockets: Sequence[str], files: Path, on_written: Callable[[int], None]) -> None:
-    """Write every blob to every host and as a file. on_written: told how many are done. Raises FillFailure."""
+def fill(corpus: Corpus, sockets: Sequence[str], files: Path | None, on_written: Callable[[int], None]) -> None:
+    """Write every blob to every host and, into *files*, as a file. Raises FillFailure.
+
+    on_written: told how many are done.
+    """
     Path(corpus.checksums).write_bytes(b"")
     count = min(WRITERS_MAX, os.cpu_count() or 1, corpus.blob_count)
     with ExitStack() as stack:
         selector = stack.enter_context(selectors.DefaultSelector())
         for number in range(count):
-            what = json.dumps([corpus, list(sockets), str(files), number, count])
+            what = json.dumps([corpus, list(sockets), str(files) if files else "", number, count])
             process = subprocess.Popen(
                 [sys.executable, "-m", "pvblob.cli.fleet.fill", what],
                 stdout=subprocess.PIPE,
@@ -74,7 +77,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.stdout.close()
 
 
-def _write_share(corpus: Corpus, sockets: Sequence[str], files: Path, blobs: range) -> None:
+def _write_share(corpus: Corpus, sockets: Sequence[str], files: str, blobs: range) -> None:
     from pvblob import Client
 
     with ExitStack() as stack:
@@ -86,7 +89,8 @@ def _write_share(corpus: Corpus, sockets: Sequence[str], files: Path, blobs: ran
             content = corpus.content(blob)
             for client in clients:
                 client.put(CONTAINER, name(blob), content)
-            (files / name(blob)).write_bytes(content)
+            if files:
+                Path(files, name(blob)).write_bytes(content)
             sums.seek(blob * (corpus.blob_bytes // PAGE_BYTES) * 4)
             sums.write(array("I", checksums(content)).tobytes())
             sums.flush()
@@ -97,4 +101,4 @@ def _write_share(corpus: Corpus, sockets: Sequence[str], files: Path, blobs: ran
 if __name__ == "__main__":
     given, to, into, first, step = json.loads(sys.argv[1])
     whole = Corpus(*given)
-    _write_share(whole, to, Path(into), range(first, whole.blob_count, step))
+    _write_share(whole, to, into, range(first, whole.blob_count, step))

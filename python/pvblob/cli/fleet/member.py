@@ -107,7 +107,7 @@ class Member:
         if order.task.in_flight > 1:
             result = _work_on_many(worker, places, deadline_ns)
         else:
-            result = _work(pairs if order.seconds == 0 else cycle(pairs), deadline_ns)
+            result = _work(pairs if order.seconds == 0 or order.way else cycle(pairs), deadline_ns)
         if isinstance(worker, WritingWorker) and order.read_back:
             worker.check_written()
         return result
@@ -129,6 +129,9 @@ class Member:
         task = order.task
         if isinstance(worker, WritingWorker):
             return [(slot, 0) for slot in range(worker.SLOTS)]
+        if order.way:
+            blob = self._number if order.way == "own" else 0
+            return [(blob, offset) for offset in range(0, task.blob_bytes, task.block_bytes)]
         if order.seconds == 0:
             return self._corpus.share(task.block_bytes, task.clients, self._number, turn=order.turn)
         count = max(PLACES_MIN, PLACES_MAX // task.clients)
@@ -142,7 +145,9 @@ class Member:
             worker.warm_up(calls)
             return
         checker = Checker(self._corpus)
-        if order.check_all and task.block_bytes >= CHECK_ALL_BYTES_MIN:
+        if order.check_all and order.way == "own":
+            checked = places
+        elif order.check_all and task.block_bytes >= CHECK_ALL_BYTES_MIN:
             checked = self._corpus.share(task.block_bytes, task.clients, self._number, turn=order.turn)
         else:
             checked = places[: CHECKED_PLACES if order.check_all else 1]

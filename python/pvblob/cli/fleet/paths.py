@@ -13,18 +13,19 @@ _TUNED_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2 << 30), "MALLOC_TRIM_THRESHOLD_
 _WORKERS = "pvblob.cli.fleet.workers"
 
 
-_PROTOCOLS = {"channel": "channel", "front": "azure", "http": "http"}
-_SERVERS = {"channel": "host", "azure": "host", "http": "nginx", "files": "files"}
+_PROTOCOLS = {"channel": "channel", "front": "azure", "http": "http", "tls": "tls"}
+_SERVERS = {"channel": "host", "azure": "host", "http": "nginx", "tls": "elsewhere", "files": "files"}
 
 
 class Path(NamedTuple):
     """One way to do one operation.
 
-    name: as in the results; its first word says over what: channel, http (nginx), front (the host's HTTP front), or
-    nothing but files.  operation: "read" (a range into whatever memory the path has), "readall" and "readinto" (whole
-    blobs), "properties", "write".  worker: "module:Class" of its clients; "limit:MODE" for the program that is client
-    and server itself.  settings: what a reader must know of the client.  tuned: malloc keeps what it got.  batches:
-    it can have several requests in flight.  other_server: its name in the venue, when it is not the usual one.
+    name: as in the results; its first word says over what: channel, http (nginx), front (the host's HTTP front), tls (a
+    service elsewhere), or nothing but files.  operation: "read" (a range into whatever memory the path has), "readall"
+    and "readinto" (whole blobs), "properties", "write".  worker: "module:Class" of its clients; "limit:MODE" for the
+    program that is client and server itself.  settings: what a reader must know of the client.  tuned: malloc keeps
+    what it got.  batches: it can have several requests in flight.  other_server: its name in the venue, when it is not
+    the usual one.
     """
 
     name: str
@@ -106,9 +107,11 @@ _READS = [
     Path("channel-inplace", "read", "channel:InPlace", "pvblob.Client, in place", "view in lent pages"),
     Path("http-raw", "read", "http:Get", "socket over nginx", _REUSED, batches=True),
     Path("http-obstore", "read", "object_store:Get", "obstore over nginx", "HTTPStore, get_range", batches=True),
+    Path("tls-obstore", "read", "object_store:Get", "obstore over TLS", "AzureStore, get_range"),
     Path("front-obstore", "read", "object_store:Get", "obstore over our HTTP front", "AzureStore, get_range"),
     *_sdk("channel-sdk", "over the channel"),
     *_sdk("http-sdk", "over nginx"),
+    *_sdk("tls-sdk", "over TLS"),
     *_sdk("front-sdk", "over our HTTP front"),
     *_sdk("sdk-floor", "over memory"),
 ]

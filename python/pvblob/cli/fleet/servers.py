@@ -77,14 +77,17 @@ class Server(NamedTuple):
 
 
 @contextmanager
-def host(directory: Path, name: str, durability: str, environment: Mapping[str, str]) -> Iterator[Server]:
+def host(
+    directory: Path, name: str, durability: str, environment: Mapping[str, str], config: Path | None = None
+) -> Iterator[Server]:
     """Run `pvblob serve` on a fresh store in *directory*, with its HTTP front on a free port. Raises ServerFailure.
 
-    environment: its `PVBLOB_*` settings beyond these.
+    environment: its `PVBLOB_*` settings beyond these.  config: its settings file.
     """
     command = [sys.executable, "-m", "pvblob.cli.app", "serve", "--json", "--http", "127.0.0.1:0"]
     command += ["--socket", str(directory / f"{name}.sock"), "--store", str(directory / name)]
     command += ["--durability", durability]
+    command += ["--config", str(config)] if config else []
     # Nobody's settings but these: no PVBLOB_* variable, no pvblob.toml of the working directory.
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("PVBLOB_")}
     with _process(command, directory, name, inherited | dict(environment)) as process:

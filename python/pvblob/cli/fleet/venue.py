@@ -65,7 +65,8 @@ class Venue(NamedTuple):
 def open_venue(plan: VenuePlan, narrate: Narrate) -> Iterator[Venue]:
     """Start everything and write the corpus. Raises SettingsError, ServerFailure, FillFailure."""
     with ExitStack() as stack:
-        directory = stack.enter_context(_directory(plan))
+        wanted = plan.blobs * BLOB_BYTES * (len(plan.hosts) + 1) + plan.bytes_wanted
+        directory = stack.enter_context(temporary_directory(wanted, plan.directory))
         corpus = Corpus(SEED, plan.blobs, BLOB_BYTES, str(directory / "checksums"))
         files = directory / "www"
         files.mkdir()
@@ -97,14 +98,12 @@ def _of_files(directory: Path) -> str:
 
 
 @contextmanager
-def _directory(plan: VenuePlan) -> Iterator[Path]:
-    """Yield a temporary directory that is gone afterwards. Raises SettingsError when the disk is too small."""
-    wanted = plan.blobs * BLOB_BYTES * (len(plan.hosts) + 1) + plan.bytes_wanted
-    parent = plan.directory or Path(tempfile.gettempdir())
+def temporary_directory(bytes_wanted: int, parent: Path | None) -> Iterator[Path]:
+    """Yield a directory that is gone afterwards. Raises SettingsError when the disk has less than *bytes_wanted*."""
+    parent = parent or Path(tempfile.gettempdir())
     free = shutil.disk_usage(parent).free
-    if free < wanted:
-        raise SettingsError(
-            f"{parent} has {free / GIB:.1f} GiB free, {wanted / GIB:.1f} are needed: choose another --dir or less --gib"
-        )
+    if free < bytes_wanted:
+        needed = f"{bytes_wanted / GIB:.1f} are needed"
+        raise SettingsError(f"{parent} has {free / GIB:.1f} GiB free, {needed}: choose another --dir or less --gib")
     with tempfile.TemporaryDirectory(prefix="pvblob-", dir=parent) as directory:
         yield Path(directory)

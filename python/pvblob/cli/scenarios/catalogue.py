@@ -167,6 +167,24 @@ def _cold() -> Scenario:
     return Scenario("cold", "Cold reads", about, "gib_per_s", [heat])
 
 
+def _upstream(name: str, title: str, about: str) -> Scenario:
+    paths = _reads("tls-sdk", "tls-obstore", "channel-sdk", "channel")
+    return Scenario(name, title, about, "gib_per_s", [Heat(paths, [Shape(100, RANGE)], {})])
+
+
+_DISTINCT = _upstream(
+    "upstream-distinct",
+    "An account elsewhere, distinct blobs",
+    "The account lies 5 ms away each way, behind TLS. 100 processes read blobs of their own in ranges of 4 MiB, each "
+    "over its own connections, or all as guests of one host that has at most 10.",
+)
+_SHARED = _upstream(
+    "upstream-shared",
+    "An account elsewhere, one blob",
+    "The same, but all read the same blob from its beginning to its end or for a fixed time, whichever is shorter; "
+    "the host keeps what it reads in a cache that is empty at the start.",
+)
+
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
@@ -178,5 +196,9 @@ SCENARIOS = {
         _sdk_small(),
         _scale(),
         _cold(),
+        _DISTINCT,
+        _SHARED,
     )
 }
+# What a name on the command line stands for, beside the scenarios' own.
+GROUPS = {"all": list(SCENARIOS), "upstream": [_DISTINCT.name, _SHARED.name]}

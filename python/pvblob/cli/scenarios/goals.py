@@ -174,7 +174,40 @@ def _scale() -> list[Goal]:
     ]
 
 
-GOALS = [*_fleet_read(), *_whole_read(), *_small_reads(), *_upload(), *_scale()]
+def _upstream() -> list[Goal]:
+    def pick(path: str, figure: str) -> Pick:
+        return Pick((path,), 100, 4 * MIB, figure)
+
+    wanted = [
+        ("upstream-distinct", "GiB/s", "gib_per_s", 3.0, False),
+        ("upstream-distinct", "CPU in the clients", "client_cpu_s_per_gib", 0.25, True),
+        ("upstream-distinct", "TCP connections", "connections", 0.1, True),
+        ("upstream-shared", "GiB/s", "gib_per_s", 20.0, False),
+    ]
+    goals = [
+        _ratio(
+            scenario,
+            f"{scenario}, {what}: {path} / {other}",
+            pick(path, figure),
+            pick(other, figure),
+            bound,
+            at_most=at_most,
+        )
+        for scenario, what, figure, bound, at_most in wanted
+        for path, other in (("channel-sdk", "tls-sdk"), ("channel", "tls-obstore"))
+    ]
+    for what, figure in (("first byte", "first_byte_ms"), ("first byte with imports", "first_byte_from_start_ms")):
+        for other, path in (("tls-sdk", "channel-sdk"), ("tls-obstore", "channel"), ("tls-sdk", "channel")):
+            text = f"upstream-distinct, {what} of a fresh process: {other} / {path}"
+            goals.append(_ratio("upstream-distinct", text, pick(other, figure), pick(path, figure), 5))
+    for path in ("channel-sdk", "channel"):
+        share = pick(path, "upstream_bytes_per_blob_byte")
+        text = f"upstream-shared, bytes from the account / size of the blob: {path}"
+        goals.append(Goal("upstream-shared", text, share, None, 1.05, at_least=False, unit="×"))
+    return goals
+
+
+GOALS = [*_fleet_read(), *_whole_read(), *_small_reads(), *_upload(), *_scale(), *_upstream()]
 
 
 def judge(rows: Sequence[Row]) -> list[Verdict]:

@@ -20,9 +20,17 @@ does something else, that too). Bytes are compared with the checksums of what wa
 
 Paths: `limit` is a program that does nothing but share memory and `pread` (crates/limit); `channel` is pvblob.Client,
 its bytes copied out or used in place; `channel-sdk` is azure-storage-blob over our transport; `http-*` are a bare
-socket, obstore and azure-storage-blob over nginx; `front-*` are over our own HTTP front; `sdk-floor` is
-azure-storage-blob over a transport that answers from memory. `-tuned` runs with `MALLOC_MMAP_THRESHOLD_` and
-`MALLOC_TRIM_THRESHOLD_` at 2 GiB, so that freed memory stays in the process."""
+socket, obstore and azure-storage-blob over nginx; `front-*` are over our own HTTP front; `tls-*` speak TLS with a
+service elsewhere themselves; `sdk-floor` is azure-storage-blob over a transport that answers from memory. `-tuned` runs
+with `MALLOC_MMAP_THRESHOLD_` and `MALLOC_TRIM_THRESHOLD_` at 2 GiB, so that freed memory stays in the process.
+
+The account elsewhere of the `upstream-*` scenarios is `pvblob serve` with a certificate, behind a program that delays
+every byte 5 ms each way, and a connection's first by the handshake's round trip too (crates/limit, pvblob-network).
+Both run on this machine and take of its cores: *elsewhere* and *network* CPU are theirs. Every section has fresh
+clients and a fresh host; each client reads one range before the clock starts, so connections are made. *upstream* and
+*connections* count from the path's start to its clients' last byte, that range included. *First byte*: a fresh process
+alone reads 4 KiB; from the making of its client (imports done) and, *with imports*, from the start of the process, to
+the bytes in its hands. Bytes are compared in a section of their own after the clock."""
 
 
 def write_page(result: Result, path: Path) -> None:

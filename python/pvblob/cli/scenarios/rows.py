@@ -23,6 +23,10 @@ class Row:
     machine: all that ran, soft interrupts included.  absent: why there are no figures.  connected: clients that are
     connected, when more than are at work.  host_private_bytes: Private_Dirty of the host per connected client, lent
     memory apart.
+    Of accounts elsewhere alone: blob_bytes: of one blob.  upstream_bytes, connections: what came from there, encrypted,
+    and how many TCP connections were made, from a path's start to its clients' last byte.  first_byte_ms: a fresh
+    process, from the making of its client to its first byte, imports done; first_byte_from_start_ms: from the process's
+    start, with them.  elsewhere_cpu_s_per_gib, network_cpu_s_per_gib: of the service there, and of the network program.
     """
 
     scenario: str
@@ -49,6 +53,13 @@ class Row:
     connected: int | None = None
     host_private_bytes_per_client: float | None = None
     lent_bytes_per_client: float | None = None
+    blob_bytes: int | None = None
+    upstream_bytes: float | None = None
+    connections: float | None = None
+    first_byte_ms: float | None = None
+    first_byte_from_start_ms: float | None = None
+    elsewhere_cpu_s_per_gib: float | None = None
+    network_cpu_s_per_gib: float | None = None
 
     @property
     def failed(self) -> bool:
@@ -56,10 +67,16 @@ class Row:
         return self.absent is not None and self.absent.startswith(FAILED)
 
     def value(self, name: str) -> float | None:
-        """Return a figure by its name; "cpu_s_per_gib" is clients and servers together."""
+        """Return a figure by its name.
+
+        "cpu_s_per_gib" is clients and servers together, "upstream_bytes_per_blob_byte" what its name says.
+        """
         if name == "cpu_s_per_gib":
             parts = (self.client_cpu_s_per_gib, self.host_cpu_s_per_gib)
             return None if parts[0] is None or parts[1] is None else parts[0] + parts[1]
+        if name == "upstream_bytes_per_blob_byte":
+            sizes = self.upstream_bytes, self.blob_bytes
+            return None if sizes[0] is None or not sizes[1] else sizes[0] / sizes[1]
         found: float | None = getattr(self, name)
         return found
 

@@ -22,7 +22,7 @@ from pvblob.cli.fleet.rounds import Stage, run_stage
 from pvblob.cli.fleet.servers import ServerFailure, file_system
 from pvblob.cli.fleet.venue import Narrate, Venue, VenuePlan, open_venue
 from pvblob.cli.fleet.workers.contract import Task
-from pvblob.cli.scenarios import scale
+from pvblob.cli.scenarios import scale, upstream
 from pvblob.cli.scenarios.catalogue import SMALL, Effort, Heat, Scenario, Shape
 from pvblob.cli.scenarios.rows import FAILED, Row, condense
 from pvblob.errors import SettingsError
@@ -78,6 +78,9 @@ def _run_heat(
     options: Options,
     narrate: Narrate,
 ) -> list[Row]:
+    if scenario.name in (upstream.DISTINCT, upstream.SHARED):
+        blank = {path.key: _blank(scenario, path, shapes[0], None) for path in paths}
+        return upstream.run(scenario.name, paths, shapes[0], blank, narrate, options.effort, options.directory)
     nginx = any(path.server == "nginx" for path in paths)
     blobs = options.effort.blobs if heat.corpus else 0
     parent = heat.parent or options.directory

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from pvblob.cli.fleet.corpus import GIB, KIB
+from pvblob.cli.fleet.corpus import GIB, KIB, MIB
 from pvblob.cli.scenarios.goals import Verdict
 from pvblob.cli.scenarios.rows import Row
 
@@ -115,6 +115,14 @@ _MEMORY: list[Column] = [
     ("host KiB per client", _figure("host_private_bytes_per_client", 1, 1 / KIB)),
     ("lent KiB per client", _figure("lent_bytes_per_client", 1, 1 / KIB)),
 ]
+_ELSEWHERE: list[Column] = [
+    ("elsewhere CPU s/GiB", _figure("elsewhere_cpu_s_per_gib", 2)),
+    ("network CPU s/GiB", _figure("network_cpu_s_per_gib", 2)),
+    ("upstream MiB", _figure("upstream_bytes", 0, 1 / MIB)),
+    ("connections", _figure("connections", 0)),
+    ("first byte ms", _figure("first_byte_ms", 1)),
+    ("with imports ms", _figure("first_byte_from_start_ms", 0)),
+]
 
 
 def stage_table(stage: StageRows) -> Table:
@@ -122,6 +130,8 @@ def stage_table(stage: StageRows) -> Table:
     columns = _COLUMNS[stage.measure]
     if stage.rows[0].connected is not None:
         columns = [*_MEMORY, *columns]
+    if any(row.connections is not None for row in stage.rows):
+        columns = [*columns, *_ELSEWHERE]
     lines = [[path_text(row), *(text(row) for _, text in columns)] for row in stage.rows]
     return Table(stage.title, ["path", *(heading for heading, _ in columns)], lines)
 

@@ -16,14 +16,16 @@ Call = Callable[[int], object]
 class Address(NamedTuple):
     """Where a server is and what it speaks.
 
-    protocol: "channel", "azure" (HTTP), "http" (plain files over HTTP) or "files".  socket: a host's control socket;
-    url: an HTTP server's; directory: where plain files lie. What a server does not have is "".
+    protocol: "channel", "azure" (HTTP), "tls" (the same over TLS), "http" (plain files over HTTP) or "files".
+    socket: a host's control socket; url: an HTTP server's; directory: where plain files lie; authorities: a file of
+    the certificates that vouch for the server. What a server does not have is "".
     """
 
     protocol: str
     socket: str = ""
     url: str = ""
     directory: str = ""
+    authorities: str = ""
 
 
 class Task(NamedTuple):

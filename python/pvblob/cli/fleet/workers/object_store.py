@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 def open_store(address: Address) -> Any:
     """Return a store on a plain HTTP server or an Azure endpoint. Its threads start with its first request."""
     options: ClientConfig = {"allow_http": True}
+    if address.authorities:
+        os.environ["SSL_CERT_FILE"] = (
+            address.authorities
+        )  # obstore has no setting for it; rustls-native-certs reads this
     if address.protocol == "http":
         return HTTPStore(address.url, client_options=options)
     url = f"{address.url}/{ACCOUNT}"

@@ -27,6 +27,11 @@ def _over_azure(address: Address, _task: Task) -> ContainerClient:
     return ContainerClient(f"{address.url}/{ACCOUNT}", CONTAINER, credential=CREDENTIAL)
 
 
+def _over_tls(address: Address, _task: Task) -> ContainerClient:
+    url = f"{address.url}/{ACCOUNT}"
+    return ContainerClient(url, CONTAINER, credential=CREDENTIAL, connection_verify=address.authorities)
+
+
 def _over_plain_http(address: Address, _task: Task) -> ContainerClient:
     shim = HeaderShim(f"/{ACCOUNT}/{CONTAINER}")
     return ContainerClient(f"{address.url}/{ACCOUNT}", CONTAINER, credential=CREDENTIAL, transport=shim)
@@ -40,6 +45,7 @@ def _over_memory(address: Address, task: Task) -> ContainerClient:
 OPENERS: dict[str, Callable[[Address, Task], ContainerClient]] = {
     "channel": _over_channel,
     "azure": _over_azure,
+    "tls": _over_tls,
     "http": _over_plain_http,
     "files": _over_memory,
 }
