@@ -463,6 +463,9 @@ class HostEngine:
         share: how many requests and cancels of one channel at most; channels take turns.
         """
 
+    def doorbells(self) -> tuple[int, int]:
+        """Return how often a guest signalled and had nothing, and how often its doorbell was muted for that."""
+
     def queued(self, key: int) -> int:
         """Return how many requests and cancels of a channel wait to be taken."""
 

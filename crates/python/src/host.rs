@@ -111,6 +111,11 @@ impl HostEngine {
         events.into_iter().map(convert).collect()
     }
 
+    /// (rings of a doorbell that came with no packet, how often a bell was muted for it).
+    fn doorbells(&self) -> (u64, u64) {
+        self.engine.doorbells()
+    }
+
     fn queued(&self, key: u64) -> usize {
         self.engine.events().queued(key)
     }

@@ -55,8 +55,11 @@ def snapshot(host: Host, about: Mapping[str, Any]) -> dict[str, Any]:
 def counters(host: Host) -> dict[str, int]:
     """Return what has happened since the host began, and what it holds at this moment, by name."""
     spent = host.dispatcher.spent
+    in_vain, muted = host.engine.doorbells()
     return {
         **asdict(host.dispatcher.counters),
+        "doorbells_in_vain": in_vain,
+        "doorbells_muted": muted,
         "guests_refused": host.refused,
         "denied": host.guard.audit.denied,
         "log_lines_left_out": host.peer_log.suppressed + host.guard.audit.suppressed,

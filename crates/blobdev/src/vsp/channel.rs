@@ -94,6 +94,8 @@ pub struct HostChannel {
     in_flight: Mutex<HashMap<u64, InFlight>>,
     /// Runs of pages of all of `in_flight`; changed under its lock.
     runs: AtomicUsize,
+    /// Packets taken; changed by whoever holds `receiving`.
+    packets: AtomicU64,
     bell: HostDoorbell,
     poller: Arc<Poller>,
     closed: AtomicBool,
@@ -125,6 +127,7 @@ impl HostChannel {
             sending: Mutex::new(Some(Sending { ring: outgoing, reserved: 0 })),
             in_flight: Mutex::new(HashMap::new()),
             runs: AtomicUsize::new(0),
+            packets: AtomicU64::new(0),
             bell,
             poller,
             closed: AtomicBool::new(false),
@@ -184,6 +187,11 @@ impl HostChannel {
         lock(&self.in_flight).len()
     }
 
+    /// Packets taken off its ring.
+    pub(super) fn packets(&self) -> u64 {
+        self.packets.load(Ordering::Relaxed) // a count, ordered with nothing
+    }
+
     /// Who may poll this channel.
     pub(super) fn poller(&self) -> &Arc<Poller> {
         &self.poller
@@ -239,6 +247,7 @@ impl HostChannel {
         scratch: &mut Vec<u8>,
         turning: &mut Turning<'_>,
     ) -> Result<Turn, String> {
+        let before = self.packets();
         for taken in 0..PACKETS_PER_TURN {
             if turning.moved >= BYTES_PER_TURN {
                 break;
@@ -246,7 +255,7 @@ impl HostChannel {
             if !self.reserve().map_err(|corruption| corruption.to_string())? {
                 return Ok(Turn::Stalled);
             }
-            let taken = match ring.next(scratch) {
+            let has_completion = match ring.next(scratch) {
                 Ok(Some(packet)) => self.judge(&packet, turning),
                 Ok(None) => {
                     self.unreserve();
@@ -254,9 +263,10 @@ impl HostChannel {
                 }
                 Err(corruption) => return Err(corruption.to_string()),
             };
-            if !taken? {
+            if !has_completion? {
                 self.unreserve();
             }
+            self.packets.store(before + taken as u64 + 1, Ordering::Relaxed); // one writer, see `packets`
         }
         Ok(Turn::More)
     }

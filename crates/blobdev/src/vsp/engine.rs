@@ -154,6 +154,12 @@ impl Engine {
         sums
     }
 
+    /// What vain doorbells have cost: see [`BellCounters::read`](super::bells::BellCounters::read).
+    pub fn doorbells(&self) -> (u64, u64) {
+        let sum = |sums: (u64, u64), (in_vain, muted): (u64, u64)| (sums.0 + in_vain, sums.1 + muted);
+        self.workers.iter().map(|worker| worker.bells().read()).fold((0, 0), sum)
+    }
+
     /// Who reads the files.
     pub fn reader(&self) -> &dyn Reader {
         &*self.reader

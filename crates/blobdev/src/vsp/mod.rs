@@ -5,6 +5,7 @@
 //! the request; bytes that lie in files are moved by the `filler` threads. What it has decided once it installs as an
 //! [`offload`] entry, from which the workers then answer by themselves. Nothing here decides about a blob.
 
+pub mod bells;
 pub mod channel;
 pub mod engine;
 pub mod events;

@@ -5,17 +5,19 @@
 //! ([`polling`](super::polling)), arms the rings and sleeps. So a busy guest costs no signal and no system call.
 //!
 //! Edge-triggered, so the guest's eventfd is never read: nothing a guest does to its descriptor can block us or keep us
-//! awake beyond one look at its ring per ring of the bell.
+//! awake beyond one look at its ring per ring of the bell; who rings in vain is soon looked at less often
+//! ([`bells`](super::bells)).
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 
+use super::bells::{BellCounters, Bells};
 use super::channel::{HostChannel, Turn};
 use super::events::EventQueue;
 use super::offload::responder::Responder;
@@ -34,6 +36,7 @@ pub(super) struct Worker {
     commands: OwnedFd,
     channels: Mutex<HashMap<u64, Arc<HostChannel>>>,
     added: Mutex<Vec<Arc<HostChannel>>>,
+    bells: Arc<BellCounters>,
     stopping: AtomicBool,
 }
 
@@ -52,12 +55,18 @@ impl Worker {
             commands,
             channels: Mutex::default(),
             added: Mutex::default(),
+            bells: Arc::default(),
             stopping: AtomicBool::new(false),
         }))
     }
 
     fn wake(&self) {
         let _ = rustix::io::write(&self.commands, &1_u64.to_ne_bytes());
+    }
+
+    /// What its channels' doorbells have cost.
+    pub(super) fn bells(&self) -> &BellCounters {
+        &self.bells
     }
 
     /// Serves a channel from now on.
@@ -84,79 +93,112 @@ impl Worker {
 
     /// The thread's life.
     pub(super) fn run(&self, events: &EventQueue, polling: &Polling, responder: Responder) {
-        let mut round = Round { active: Vec::new(), responder, spin: AdaptiveSpin::default() };
+        let bells = Bells::new(Arc::clone(&self.bells));
+        let mut round = Round { active: Vec::new(), responder, spin: AdaptiveSpin::default(), bells };
         let mut rung = Vec::with_capacity(64);
         let mut looked_at = Instant::now();
         while !self.stopping.load(Ordering::Acquire) {
             if round.active.is_empty() || looked_at.elapsed() >= SIGNALS_PERIOD {
-                self.wait(&mut rung, round.active.is_empty());
+                round.bells.unmute(self.epoll.as_fd());
+                self.wait(&mut rung, &round);
                 for event in rung.drain(..) {
                     self.rang(event.data.u64(), &mut round.active);
                 }
                 looked_at = Instant::now();
+                self.forget_closed(&mut round.bells);
             }
-            if !round.serve(events, polling) {
+            if !round.serve(events, polling, self.epoll.as_fd()) {
                 round.rest(polling);
             }
         }
     }
 
-    fn wait(&self, rung: &mut Vec<epoll::Event>, may_sleep: bool) {
-        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    fn wait(&self, rung: &mut Vec<epoll::Event>, round: &Round) {
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let sleep = if round.active.is_empty() { round.bells.sleep() } else { Some(now) };
         // EINTR and nothing else can happen; then the next round waits again.
-        let spare = rustix::buffer::spare_capacity(rung);
-        let _ = epoll::wait(&self.epoll, spare, if may_sleep { None } else { Some(&now) });
+        let _ = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(rung), sleep.as_ref());
     }
 
-    fn rang(&self, key: u64, active: &mut Vec<Arc<HostChannel>>) {
-        let mut push = |channel: Arc<HostChannel>| {
-            if !active.iter().any(|one| Arc::ptr_eq(one, &channel)) {
-                active.push(channel);
+    fn rang(&self, key: u64, active: &mut Vec<Active>) {
+        let mut push = |channel: Arc<HostChannel>, rung: bool| {
+            if !active.iter().any(|one| Arc::ptr_eq(&one.channel, &channel)) {
+                active.push(Active { channel, rung });
             }
         };
         if key == COMMANDS {
-            lock(&self.added).drain(..).for_each(push);
+            lock(&self.added).drain(..).for_each(|channel| push(channel, false));
         } else if let Some(channel) = lock(&self.channels).get(&key) {
-            push(Arc::clone(channel));
+            push(Arc::clone(channel), true);
+        }
+    }
+
+    fn forget_closed(&self, bells: &mut Bells) {
+        if bells.len() > 0 {
+            let channels = lock(&self.channels);
+            if bells.len() > channels.len() {
+                bells.forget(|key| channels.contains_key(&key));
+            }
         }
     }
 }
 
+/// A channel that is served without signals; `rung`: it has rung and was not looked at since.
+struct Active {
+    channel: Arc<HostChannel>,
+    rung: bool,
+}
+
 /// The channels a worker serves without signals.
 struct Round {
-    active: Vec<Arc<HostChannel>>,
+    active: Vec<Active>,
     responder: Responder,
     spin: AdaptiveSpin,
+    bells: Bells,
 }
 
 impl Round {
     /// Gives every active channel a turn; false when none had anything.
-    fn serve(&mut self, events: &EventQueue, polling: &Polling) -> bool {
+    fn serve(&mut self, events: &EventQueue, polling: &Polling, epoll: BorrowedFd<'_>) -> bool {
         let mut found = false;
-        self.active.retain(|channel| {
-            let turn = channel.turn(events, &mut self.responder);
+        let (bells, responder) = (&mut self.bells, &mut self.responder);
+        self.active.retain_mut(|Active { channel, rung }| {
+            let taken = channel.packets();
+            let turn = channel.turn(events, responder);
             if matches!(turn, Turn::Served | Turn::More) {
                 found = true;
                 polling.note(channel.poller());
             }
             // A stalled guest signals when it has made room, armed or not; a dead one is forgotten.
-            matches!(turn, Turn::Idle | Turn::Served | Turn::More)
+            let stays = matches!(turn, Turn::Idle | Turn::Served | Turn::More);
+            if channel.packets() != taken {
+                bells.worked(channel);
+            } else if std::mem::take(rung)
+                && turn != Turn::Dead
+                && let Some(delay) = bells.in_vain(channel)
+                && (!stays || channel.arm())
+            {
+                bells.mute(epoll, Arc::clone(channel), delay);
+                return false;
+            }
+            *rung = false;
+            stays
         });
         found
     }
 
     /// Arms every channel; those that may be polled only after a spin in vain. What has data stays active.
     fn rest(&mut self, polling: &Polling) {
-        self.active.retain(|channel| channel.may_spin() || !channel.arm());
+        self.active.retain(|one| one.channel.may_spin() || !one.channel.arm());
         if self.active.is_empty() {
             return;
         }
         let end = Instant::now() + Duration::from_micros(polling.spin_us().into());
         let active = &self.active;
         // A grant taken back meanwhile ends the spin like data does: the next round finds nothing and arms.
-        let ready = || active.iter().any(|channel| channel.has_data() || !channel.may_spin());
+        let ready = || active.iter().any(|one| one.channel.has_data() || !one.channel.may_spin());
         if !self.spin.until(polling.spin_us(), end, ready) {
-            self.active.retain(|channel| !channel.arm());
+            self.active.retain(|one| !one.channel.arm());
         }
     }
 }
