@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -165,6 +166,62 @@ def test_the_limits_of_an_entry_are_what_its_guests_are_offered(guarded: Guarded
         client.get("open", "b")
         (guest,) = guarded.host.call(lambda: list(guarded.host.host._guests))  # type: ignore[misc]
         assert (guest.limits.requests_in_flight_max, guest.limits.lent_bytes_max) == (3, 8 << 20)
+
+
+def test_a_reload_changes_the_limits_of_guests_that_are_connected(guarded: Guarded) -> None:
+    """They are offered the new ones at their next call, and see a pause and no error."""
+
+    def limits() -> tuple[int, int]:
+        (guest,) = guarded.host.host.connections
+        return guest.limits.requests_in_flight_max, guest.limits.lent_bytes_max
+
+    with guarded.client() as client:
+        assert client.get("open", "b") == b"y"
+        for requests, lent in ((3, 8 << 20), (5, 8 << 20), (5, 16 << 20)):
+            guarded.enforce(allowing(Rule(), limits=GuestLimits(requests_in_flight=requests, lent_bytes=lent)))
+            assert client.get("open", "b") == b"y"
+            assert guarded.host.call(limits) == (requests, lent)
+
+
+def test_a_reload_that_changes_limits_is_no_error_for_who_is_busy(guarded: Guarded) -> None:
+    """Writes too: each is executed once, whatever it was doing when the device was withdrawn (design rules 3 and 4)."""
+    failures: list[BaseException] = []
+    done = threading.Semaphore(0)
+    stop = threading.Event()
+
+    def work(number: int) -> None:
+        try:
+            with guarded.client() as client:
+                while not stop.is_set():
+                    client.put("open", f"busy{number}", b"x" * 1000)
+                    assert client.get("open", f"busy{number}") == b"x" * 1000
+                    done.release()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for requests in range(4, 16):
+        assert done.acquire(timeout=20), failures
+        guarded.enforce(allowing(Rule(), limits=GuestLimits(requests_in_flight=requests)))
+    stop.set()
+    for thread in threads:
+        thread.join(30)
+    assert not failures
+
+
+def test_a_reload_that_changes_shares_only_interrupts_nobody(guarded: Guarded) -> None:
+    with guarded.client() as client:
+        assert client.get("open", "b") == b"y"
+        (before,) = guarded.host.host.connections
+        guarded.enforce(allowing(Rule(), limits=GuestLimits(weight=400, spooled_bytes=1 << 20)))
+        with pytest.raises(OutOfCredits):
+            client._exchange.perform(rest("PUT", "/open/big", ("x-ms-blob-type", "BlockBlob")), bytes(40 << 20))
+        (after,) = guarded.host.host.connections
+        (channel,) = after.channels.values()
+        assert after is before
+        assert guarded.host.call(lambda: guarded.host.host.dispatcher._guests[channel].weight) == 4.0
 
 
 def test_the_socket_a_guest_connects_to_may_decide_what_it_may_do(guarded: Guarded, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ class Continuations:
     def __init__(
         self, loop: asyncio.AbstractEventLoop, channel: int, spent: Spent, spooled_bytes_max: int | None = None
     ) -> None:
-        self._spooled_bytes_max = spooled_bytes_max
+        self.spooled_bytes_max = spooled_bytes_max
         self._loop = loop
         self._channel = channel
         self._spent = spent
@@ -109,8 +109,8 @@ class Continuations:
         if len(self._uploads) >= UPLOADS_MAX:
             raise QuotaSpent(f"{UPLOADS_MAX} uploads of this guest are in progress")
         begun_bytes = sum(upload.body.size_bytes for upload in self._uploads.values())
-        if self._spooled_bytes_max is not None and begun_bytes + body.size_bytes > self._spooled_bytes_max:
-            raise QuotaSpent(f"policy lets this guest have {self._spooled_bytes_max} bytes of uploads under way")
+        if self.spooled_bytes_max is not None and begun_bytes + body.size_bytes > self.spooled_bytes_max:
+            raise QuotaSpent(f"policy lets this guest have {self.spooled_bytes_max} bytes of uploads under way")
         if not self._spent.uploads.may_take(self._channel, body.size_bytes):
             raise QuotaSpent(f"an upload of {body.size_bytes} bytes is more than this guest's share of the host")
         self._spent.uploads.take(self._channel, body.size_bytes)

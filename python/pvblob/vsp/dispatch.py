@@ -154,6 +154,13 @@ class Dispatcher:
         if context is not None:
             context.scope = scope
 
+    def set_shares(self, channel: int, weight: float, spooled_bytes_max: int | None) -> None:
+        """Change what `attach` said of a channel's shares, for what comes from now on."""
+        context = self._guests.get(channel)
+        if context is not None:
+            context.weight = weight
+            context.continuations.spooled_bytes_max = spooled_bytes_max
+
     def retire_scopes(self) -> None:
         """Let go of the entries of policy scopes that answer nobody any more."""
         self.offload.retire_all_but({context.scope for context in self._guests.values()})

@@ -130,11 +130,24 @@ class GuestConnection:
         self.end("the host withdrew the device")
 
     def reconsider(self) -> bool:
-        """Take the policy now in force; False when it does not name this guest any more."""
-        served = self.backend.reconsider()
+        """Take the policy now in force; False when it does not name this guest any more.
+
+        Rights and shares change in place. What the guest was offered it reckons with, so where that changes the device
+        is withdrawn: the guest connects again at its next call and is offered the new limits.
+        """
+        if not self.backend.reconsider():
+            return False
+        limits = self._limits
         for key in self.channels.values():
             self._services.dispatcher.set_scope(key, self.backend.scope)
-        return served
+            self._services.dispatcher.set_shares(key, limits.weight / WEIGHT_ORDINARY, limits.spooled_bytes)
+        if _limits_of(self.backend, self._services.limits) != self.limits:
+            self.rescind()
+        return True
+
+    @property
+    def _limits(self) -> GuestLimits:
+        return self.backend.entry.limits if self.backend.entry else GuestLimits()
 
     @property
     def lent_bytes(self) -> int:
@@ -297,7 +310,7 @@ class GuestConnection:
             return
         self.channels[message.relid] = key
         self._services.channel_failed[key] = self._channel_failed
-        limits = self.backend.entry.limits if self.backend.entry else GuestLimits()
+        limits = self._limits
         self._services.dispatcher.attach(
             key,
             self.identity,

@@ -223,8 +223,9 @@ class Host:
     def apply_policy(self, policy: Policy, sockets: Iterable[SocketSettings] = ()) -> None:
         """Judge by *policy* from now on and listen on *sockets* beside the first one.
 
-        Guests that it does not name are dismissed; the others go on under their new rights, and under the limits they
-        were offered until they connect again. A socket that cannot be had is logged and left out.
+        Guests that it does not name are dismissed; the others go on under their new rights and shares. From those whose
+        offered limits change the device is withdrawn, and they connect again. A socket that cannot be had is logged and
+        left out.
         """
         self.guard.enforce(policy)
         for guest in list(self._guests):
