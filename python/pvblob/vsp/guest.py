@@ -141,9 +141,14 @@ class GuestConnection:
         for key in self.channels.values():
             self._services.dispatcher.set_scope(key, self.backend.scope)
             self._services.dispatcher.set_shares(key, limits.weight / WEIGHT_ORDINARY, limits.spooled_bytes)
-        if _limits_of(self.backend, self._services.limits) != self.limits:
-            self.rescind()
+        if self.channels:
+            self._withdraw_if_outdated()
         return True
+
+    def _withdraw_if_outdated(self) -> None:
+        """Withdraw what was offered under other limits; not from a guest that is connecting: it opens first."""
+        if not self.ended and _limits_of(self.backend, self._services.limits) != self.limits:
+            self.rescind()
 
     @property
     def _limits(self) -> GuestLimits:
@@ -225,6 +230,8 @@ class GuestConnection:
         relid = self._session.allocate_relid()
         if relid is None:
             raise RemoteProtocolError("the guest holds every relid it may have")
+        self.limits = _limits_of(self.backend, self._services.limits)
+        self._lent.bytes_max = self.limits.lent_bytes_max
         user_data = self.limits.encode()
         self._send(m.OfferChannel(AZURE_BLOB_CLASS, self._instance_id, relid, user_data))
         self._send(m.AllOffersDelivered())
@@ -325,6 +332,7 @@ class GuestConnection:
             self._send(m.OpenChannelResult(message.relid, message.open_id, STATUS_SUCCESS))
         finally:
             close_all((bell, socket))
+        self._loop.call_soon(self._withdraw_if_outdated)  # the policy may have changed since the offer
 
     def _channel_failed(self, reason: str) -> None:
         self._warn(f"corrupted its ring: {reason}")

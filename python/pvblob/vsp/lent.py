@@ -19,7 +19,7 @@ class LentRegions:
 
     def __init__(self, identity: str, bytes_max: int, shares: Shares[str]) -> None:
         self._identity = identity
-        self._bytes_max = bytes_max
+        self.bytes_max = bytes_max
         self._shares = shares
         self._lent: dict[int, int] = {}  # guest address → length
         self._leaving: dict[int, _native.LeavingRegion] = {}
@@ -37,8 +37,8 @@ class LentRegions:
 
     def add(self, message: m.MemoryRegion, descriptor: int) -> None:
         """Map a region. Raises ValueError or OSError saying why it is refused."""
-        if self.lent_bytes + message.length > self._bytes_max:
-            raise ValueError(f"more than {self._bytes_max} bytes lent")
+        if self.lent_bytes + message.length > self.bytes_max:
+            raise ValueError(f"more than {self.bytes_max} bytes lent")
         if not self._shares.may_take(self._identity, 0):
             raise ValueError("this guest's share of the host's descriptors is spent")
         self._map(message, descriptor)
