@@ -539,6 +539,9 @@ class UpstreamEndpoint:
     def open(self) -> int:
         """Connections open now."""
     @property
+    def idle(self) -> int:
+        """Of these, those that wait for a request."""
+    @property
     def dialed(self) -> int:
         """Connections made so far."""
     def drop_idle(self) -> None: ...

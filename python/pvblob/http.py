@@ -133,7 +133,8 @@ class Request:
     target: raw path and query exactly as sent, percent-encoding untouched, beginning with "/".
     once: set for requests that came over a channel.  guest: who asks, for fair shares.  deadline_s: the moment, by
     `time.monotonic`, at which nobody waits for the answer any more; None: nobody said.
-    wants_offload: an answer that can be given again is worth an `Offer`.
+    wants_offload: an answer that can be given again is worth an `Offer`.  reader: the same number for requests of one
+    program, 0 when nobody knows: who reads on where it read before.
     """
 
     method: str
@@ -145,6 +146,7 @@ class Request:
     wants_offload: bool = False
     guest: str = ""
     deadline_s: float | None = None
+    reader: int = 0
 
 
 class Extent(NamedTuple):

@@ -158,6 +158,14 @@ def _decoded(blob: str) -> str:
 
 def answers(guest: RawGuest, batch: list[tuple[bytes, dict[str, Any]]]) -> list[tuple[int, int, bytes, bytes]]:
     """Send a batch; return for each request device status, response length, message and data, masked."""
+    found = raw_answers(guest, batch)
+    return [
+        (status, length, MASKED.sub(b"*", response.rstrip(b"\0")), data) for status, length, response, data in found
+    ]
+
+
+def raw_answers(guest: RawGuest, batch: list[tuple[bytes, dict[str, Any]]]) -> list[tuple[int, int, bytes, bytes]]:
+    """Send a batch; return for each request device status, response length, response buffer and data buffer."""
     guest.memory[:] = bytes(len(guest.memory))
     guest.put(*(guest.request(slot, message, slot=slot, **device) for slot, (message, device) in enumerate(batch)))
     found = {}
@@ -165,9 +173,9 @@ def answers(guest: RawGuest, batch: list[tuple[bytes, dict[str, Any]]]) -> list[
         slot, status, length = guest.completion()
         data_at = guest.place(slot)
         at = data_at + (SLOT_DATA + SLOT_REQUEST) * PAGE_BYTES
-        response = bytes(guest.memory[at : at + 4 * PAGE_BYTES]).rstrip(b"\0")
+        response = bytes(guest.memory[at : at + 4 * PAGE_BYTES])
         data = bytes(guest.memory[data_at : data_at + SLOT_DATA * PAGE_BYTES])
-        found[slot] = (status, length, MASKED.sub(b"*", response), data)
+        found[slot] = (status, length, response, data)
     return [found[slot] for slot in range(len(batch))]
 
 

@@ -16,9 +16,10 @@ import pytest
 from pvblob.errors import SettingsError
 from pvblob.http import ArrivingContent, Backend, BytesBody, FileContent, Response
 from pvblob.upstream.accounts import Accounts, AccountSettings
-from pvblob.upstream.blocks import BLOCK_BYTES, BlockStore, block_name
-from pvblob.upstream.cache import CacheRule
+from pvblob.upstream.block_files import BLOCK_BYTES, BlockKey, Label
+from pvblob.upstream.blocks import BlockStore
 from pvblob.upstream.s3fifo import S3Fifo
+from pvblob.upstream.versions import CacheRule
 from tests.upstream.answers import request
 from tests.upstream.proxy import FaultyProxy
 from tests.upstream.world import ACCOUNT, Authority, Elsewhere
@@ -171,7 +172,7 @@ async def test_revalidation_sees_what_others_write_and_immutable_does_not_ask(wo
     before = world.proxy.bytes_down
     assert (await get(backend, "others"))[1] == b"second!"
     assert world.store is not None
-    assert world.store.counters.stored == 2
+    assert world.store.tallies.total()["admitted"] == 2
     assert world.proxy.bytes_down > before, "it was asked whether it is still so"
 
 
@@ -216,7 +217,7 @@ async def test_blocks_survive_a_restart_and_damaged_ones_are_fetched_again(world
     assert (await get(backend, "kept"))[1] == data
     assert BLOCK_BYTES < world.proxy.bytes_down - before < 1.1 * BLOCK_BYTES, "one was right, one was not"
     assert world.store is not None
-    assert world.store.counters.damaged == 1
+    assert world.store.tallies.total()["damaged"] == 1
     assert not list(world.directory.glob("*.part"))
 
 
@@ -233,7 +234,7 @@ async def test_a_full_disk_costs_the_cache_and_nothing_else(world: World) -> Non
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (response.status, found) == (200, data)
     assert world.store is not None
-    assert world.store.counters.full
+    assert world.store.tallies.total()["full"]
     assert (await get(backend, "full"))[1] == data
 
 
@@ -254,6 +255,10 @@ async def test_two_hosts_do_not_share_a_directory(tmp_path: Path) -> None:
     second.close()
 
 
+def block(blob: str, number: int, container: str = "c") -> BlockKey:
+    return BlockKey(Label("a", container, blob.encode()), '"0x1"', number)
+
+
 Filler = Callable[[int], Awaitable[None]]
 
 
@@ -268,11 +273,12 @@ async def test_the_store_stays_within_its_bound_and_forgets_a_scan_first(tmp_pat
     store = BlockStore(tmp_path, 100_000)
     store.open()
     for number in range(5):
-        await store.put(block_name("hot", number), 1000, filler(bytes([number]) * 1000))
+        await store.put(block("hot", number), 1000, filler(bytes([number]) * 1000))
     for number in range(400):
-        await store.put(block_name("scan", number), 1000, filler(b"s" * 1000))
-        fd = await store.get(block_name("hot", number % 5), 1000)
+        await store.put(block("scan", number), 1000, filler(b"s" * 1000))
+        fd = await store.get(block("hot", number % 5), 1000)
         assert fd is not None, number
+        store.use(block("hot", number % 5))
         assert os.pread(fd, 1, 0) == bytes([number % 5])
         os.close(fd)
         assert store.size_bytes <= 100_000

@@ -8,7 +8,7 @@ import pytest
 
 from pvblob.cli.upstream import account_settings
 from pvblob.errors import SettingsError
-from pvblob.upstream.cache import CacheRule
+from pvblob.upstream.versions import CacheRule
 from pvblob.vsp.settings import load
 
 SECRET = "c2VjcmV0LXNlY3JldA"

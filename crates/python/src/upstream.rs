@@ -137,6 +137,11 @@ impl UpstreamEndpoint {
     }
 
     #[getter]
+    fn idle(&self) -> u64 {
+        self.0.idle()
+    }
+
+    #[getter]
     fn dialed(&self) -> u64 {
         self.0.dialed()
     }

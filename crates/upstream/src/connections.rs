@@ -84,6 +84,11 @@ impl Connections {
         self.open.load(Ordering::Relaxed)
     }
 
+    /// Connections that wait for a request now.
+    pub fn idle(&self) -> u64 {
+        self.lock().len() as u64
+    }
+
     /// Connections made so far.
     pub fn dialed(&self) -> u64 {
         self.dialed.load(Ordering::Relaxed)

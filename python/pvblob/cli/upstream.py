@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pvblob.upstream.accounts import AccountSettings, Authorization
-from pvblob.upstream.cache import CacheRule
+from pvblob.upstream.versions import CacheRule
 
 if TYPE_CHECKING:
     from pvblob.vsp.settings import UpstreamSettings
@@ -42,4 +42,5 @@ def account_settings(table: UpstreamSettings) -> AccountSettings:
         hedge_after_s=table.hedge_after_s,
         stall_timeout_s=table.stall_timeout_s,
         cache=tuple(CacheRule(rule.container, rule.prefix.encode(), rule.mode, rule.max_age_s) for rule in table.cache),
+        read_ahead=table.read_ahead,
     )

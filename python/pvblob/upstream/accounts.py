@@ -22,7 +22,7 @@ from pvblob.upstream.attempts import Attempts, Location
 from pvblob.upstream.azure import AzureUpstream
 from pvblob.upstream.blocks import BlockStore
 from pvblob.upstream.budget import Budget
-from pvblob.upstream.cache import CachedAccount, CacheRule
+from pvblob.upstream.cache import CachedAccount
 from pvblob.upstream.credentials import Anonymous, Credential, PassThrough, SharedAccessSignature, SharedKey
 from pvblob.upstream.downloads import Cutting
 from pvblob.upstream.endpoint import EndpointUrl
@@ -30,10 +30,12 @@ from pvblob.upstream.router import AccountRouter
 from pvblob.upstream.secrets import Secret, SecretFile, SecretVariable
 from pvblob.upstream.transport import Transport, TransportFailure
 from pvblob.upstream.uploads import Spool
+from pvblob.upstream.versions import CacheRule
 
 log = logging.getLogger("pvblob.upstream")
 
 WARM_EVERY_S = 30.0
+LOOK_AT_LENT_EVERY_S = 1.0
 
 Authorization = Literal["key", "sas", "identity", "guest", "none"]
 Identity = Literal["default", "managed", "workload", "cli", "environment"]
@@ -50,6 +52,7 @@ class AccountSettings:
     requests_per_s, bytes_per_s: None for no limit.  part_size_bytes, parallel, put_block_bytes: see `Cutting`.
     hedge_after_s: a read that has no answer after so long is asked a second time; None: never.
     stall_timeout_s: content that stops coming for so long is asked for again.  cache: what is kept on the local disk.
+    read_ahead: whether cached blobs that are read in order are fetched before they are asked for.
     """
 
     account: str
@@ -71,6 +74,7 @@ class AccountSettings:
     hedge_after_s: float | None = None
     stall_timeout_s: float = 15.0
     cache: tuple[CacheRule, ...] = ()
+    read_ahead: bool = True
 
 
 class Accounts:
@@ -97,6 +101,7 @@ class Accounts:
         if self._cache is not None:
             self._cache.open()
             self._closing.callback(self._cache.close)
+            self._tasks.append(asyncio.get_running_loop().create_task(_look_at_lent(self._cache)))
         spool = Spool()
         for settings in self._settings:
             attempts = await self._attempts(settings)
@@ -126,12 +131,29 @@ class Accounts:
         for secret in self._secrets:
             secret.look_again()
 
+    def forget_reader(self, reader: int) -> None:
+        """The program whose requests had this number (`Request.reader`) is gone."""
+        for cached in self.cached.values():
+            cached.forget_reader(reader)
+
+    @property
+    def cache(self) -> BlockStore | None:
+        """Where blocks are kept."""
+        return self._cache
+
+    @property
+    def cached(self) -> dict[str, CachedAccount]:
+        """The accounts of which blobs are cached, by name."""
+        return {name: one for name, one in self.backends.items() if isinstance(one, CachedAccount)}
+
     def _behind_cache(self, backend: AzureUpstream, settings: AccountSettings) -> CachedAccount:
         if settings.authorization == "guest":
             # What one guest may read, another may not: only the account can tell, for each request.
             raise SettingsError(f"account {settings.account}: with authorization = 'guest' nothing can be cached")
         assert self._cache is not None
-        return CachedAccount(backend, self._cache, settings.cache)
+        cached = CachedAccount(backend, self._cache, settings.cache, read_ahead=settings.read_ahead)
+        self._closing.push_async_callback(cached.close)
+        return cached
 
     async def _attempts(self, settings: AccountSettings) -> Attempts:
         primary = _location(settings.endpoint or f"https://{settings.account}.blob.core.windows.net", settings)
@@ -176,6 +198,12 @@ class Accounts:
             except TransportFailure as failure:
                 log.warning("account %s: %s", attempts.account, failure)
             await asyncio.sleep(WARM_EVERY_S)
+
+
+async def _look_at_lent(cache: BlockStore) -> None:
+    while True:
+        await asyncio.sleep(LOOK_AT_LENT_EVERY_S)
+        cache.look_at_lent()
 
 
 def secret_of(settings: AccountSettings) -> Secret:

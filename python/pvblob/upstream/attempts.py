@@ -41,7 +41,8 @@ class AttemptCounters:
     """What has happened with an account.
 
     attempts: requests sent.  repeated: those after a failure.  hedged: those beside a slow one.  gave_up: requests
-    that ended without an answer of the service.  outcome_unknown: of these, writes.  bytes_sent: of content.
+    that ended without an answer of the service.  outcome_unknown: of these, writes.  throttled: answers 429 and 503.
+    bytes_sent, bytes_received: of content.
     """
 
     attempts: int = 0
@@ -49,7 +50,13 @@ class AttemptCounters:
     hedged: int = 0
     gave_up: int = 0
     outcome_unknown: int = 0
+    throttled: int = 0
     bytes_sent: int = 0
+    bytes_received: int = 0
+
+    def received(self, size_bytes: int) -> None:
+        """Count content that came."""
+        self.bytes_received += size_bytes
 
 
 @dataclass(slots=True)
@@ -145,7 +152,9 @@ class Attempts:
         except BaseException:
             lease.release()
             raise
+        answer.received = self.counters.received
         if answer.content is not None:
+            self.counters.received(len(answer.content))
             answer.drop()
         course.from_secondary = location is self.secondary
         return answer
@@ -230,6 +239,7 @@ class Attempts:
     def _wait_after(self, request: Request, course: _Course, answer: Answer, attempt: int) -> float | None:
         status = answer.status
         if status in retries.REFUSED_FOR_NOW:
+            self.counters.throttled += 1
             asked_s = retries.retry_after_s(answer.fields)
             if asked_s is None:
                 return self.policy.wait_s(attempt)

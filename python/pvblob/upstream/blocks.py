@@ -1,10 +1,9 @@
 """Blocks of blobs on the local disk: written whole or not at all, checked before the first byte is used.
 
-A block is one file: its bytes, then a trailer with their length, their CRC-64/NVME and the name they were stored
-under. It is written under another name and renamed when complete. What an earlier process left is checked when it is
-first asked for, and so is a file that changed since; a block that fails is deleted and counts as absent. So neither a
-host that was killed, nor a disk, nor a hand can make a wrong byte be served. A block that is evicted stays readable
-for whoever holds its descriptor.
+What an earlier process left is checked when it is first asked for, and so is a file that changed since; a block that
+fails is deleted and counts as absent. So neither a host that was killed, nor a disk, nor a hand can make a wrong byte
+be served. A block that goes stays readable for whoever holds its descriptor. Blocks may be lent to be read without
+`get`: the borrower is told when one of them has to go, and what is lent is spared once, for nobody sees it being used.
 """
 
 from __future__ import annotations
@@ -13,53 +12,72 @@ import asyncio
 import contextlib
 import errno
 import fcntl
-import hashlib
+import itertools
 import logging
 import os
-import struct
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+import resource
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from pvblob import _native
 from pvblob.errors import SettingsError
-from pvblob.upstream.s3fifo import S3Fifo
+from pvblob.upstream.block_files import BLOCK_BYTES, BlockKey, Label, file_bytes, is_right, read_label, seal
+from pvblob.upstream.s3fifo import NOBODY, S3Fifo
+from pvblob.upstream.tallies import Tallies
+
+__all__ = ["BLOCK_BYTES", "BlockStore", "Lent"]
 
 log = logging.getLogger("pvblob.upstream")
 
-BLOCK_BYTES = 4 << 20
-_MAGIC = b"pvblobC1"
-_TRAILER = struct.Struct("<8sQQ32s")  # magic, length, crc, digest of the name
 _PART = ".part"
-_CHECK_STEP_BYTES = 1 << 20
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE})
 
 
-@dataclass(slots=True)
-class BlockCounters:
-    """hits, misses: blocks asked for.  stored, evicted, damaged: blocks.  full: those the disk had no room for."""
+class _Checked(NamedTuple):
+    """What a file looked like when its checksum was right."""
 
-    hits: int = 0
-    misses: int = 0
-    stored: int = 0
-    evicted: int = 0
-    damaged: int = 0
-    full: int = 0
+    mtime_ns: int
+    size_bytes: int
+
+    @classmethod
+    def of(cls, stat: os.stat_result) -> _Checked:
+        return cls(stat.st_mtime_ns, stat.st_size)
 
 
-def block_name(*parts: str | bytes | int) -> str:
-    """Return the file name of the block that *parts* identify together."""
-    digest = hashlib.sha256(repr(parts).encode())
-    return digest.hexdigest()
+class Lent:
+    """Blocks that somebody reads by itself: their descriptors, open until `close`."""
+
+    def __init__(self, store: BlockStore, revoke: Callable[[], None]) -> None:
+        self._store = store
+        self.revoke = revoke
+        self.fds: list[int] = []
+        self.names: list[str] = []
+
+    def close(self) -> None:
+        """Give the blocks back. Idempotent."""
+        self._store.take_back(self)
+        for fd in self.fds:
+            os.close(fd)
+        self.fds.clear()
 
 
 class BlockStore:
-    """At most *bytes_max* bytes of blocks in *directory*, which belongs to this process alone."""
+    """At most *bytes_max* bytes of blocks in *directory*, which belongs to this process alone.
 
-    def __init__(self, directory: Path, bytes_max: int) -> None:
-        self._directory = directory
-        self._order = S3Fifo(bytes_max)
-        self._checked: dict[str, tuple[int, int]] = {}  # name → (mtime in ns, size) when its CRC was right
-        self.counters = BlockCounters()
+    guest_bytes_max: what a guest keeps whatever the others read (see `S3Fifo`); None: there is no quota.
+    """
+
+    def __init__(self, directory: Path, bytes_max: int, guest_bytes_max: int | None = None) -> None:
+        self.directory = directory
+        self._order = S3Fifo(bytes_max, guest_bytes_max, self._spare)
+        self._labels: dict[str, Label] = {}
+        self._checked: dict[str, _Checked] = {}
+        self._lent: dict[str, set[Lent]] = {}
+        self._lent_fds = 0
+        # Each is open twice while the data plane reads it; guests need descriptors too.
+        self._lent_fds_max = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1] // 16, 1 << 16)
+        self._attempts = itertools.count(1)
+        self.tallies = Tallies()
         self._lock_fd = -1
 
     @property
@@ -67,24 +85,41 @@ class BlockStore:
         """Bytes held."""
         return self._order.size_bytes
 
+    @property
+    def guest_bytes_max(self) -> int | None:
+        """The quota of one guest."""
+        return self._order.owner_bytes_max
+
+    @property
+    def bytes_max(self) -> int:
+        """Bytes that may be held."""
+        return self._order.bytes_max
+
     def __len__(self) -> int:
         return len(self._order)
+
+    def __contains__(self, key: BlockKey) -> bool:
+        return key.name in self._order
 
     def open(self) -> None:
         """Take possession of the directory and of what an earlier process left there. Raises SettingsError."""
         try:
-            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock_fd = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock_fd = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            entries = sorted(self._directory.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+            entries = sorted(self.directory.iterdir(), key=lambda path: path.stat().st_mtime_ns)
         except OSError as error:
             reason = "another host uses it" if error.errno == errno.EWOULDBLOCK else error.strerror
-            raise SettingsError(f"cache_dir {self._directory}: {reason}") from None
+            raise SettingsError(f"cache_dir {self.directory}: {reason}") from None
         for path in entries:
             if path.suffix == _PART:
                 path.unlink()
             elif len(path.name) == 64:
-                self._evict(self._order.add(path.name, path.stat().st_size))
+                label = read_label(path)
+                if label is None:
+                    path.unlink()
+                else:
+                    self._admit(path.name, label, path.stat().st_size, NOBODY)
 
     def close(self) -> None:
         """Let go of the directory. Idempotent."""
@@ -92,106 +127,168 @@ class BlockStore:
             os.close(self._lock_fd)
             self._lock_fd = -1
 
-    def drop(self) -> int:
-        """Delete every block; return how many."""
-        names = [path.name for path in self._directory.iterdir() if path.name in self._order]
-        for name in names:
-            self._forget(name)
-        return len(names)
-
-    async def get(self, name: str, length: int) -> int | None:
+    async def get(self, key: BlockKey, length: int) -> int | None:
         """Return a descriptor of the block's file, the caller's to close; its first *length* bytes are right."""
-        fd = await self._open_checked(name, length) if name in self._order else None
-        if fd is None:
-            self.counters.misses += 1
-            return None
-        self.counters.hits += 1
-        self._order.use(name)
-        return fd
+        return await self._open_checked(key, length) if key.name in self._order else None
 
-    async def put(self, name: str, length: int, fill: Callable[[int], Awaitable[None]]) -> bool:
-        """Have *fill* write *length* bytes to a descriptor, then keep them as *name*. False: the disk has no room."""
-        part = self._directory / f"{name}{_PART}"
-        fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    def use(self, key: BlockKey, guest: str = NOBODY) -> None:
+        """Note that *guest* uses a block, not for the first time."""
+        self._order.use(key.name, guest)
+
+    async def put(
+        self, key: BlockKey, length: int, fill: Callable[[int], Awaitable[None]], guest: str = NOBODY
+    ) -> bool:
+        """Have *fill* write *length* bytes to a descriptor, then keep them for *guest*. False: the disk has no room."""
+        # A name of its own: an earlier attempt that was called off may not be gone yet.
+        part = self.directory / f"{key.name}.{next(self._attempts)}{_PART}"
         try:
-            # Asked for first, so that a full disk is known before a byte is fetched.
-            os.posix_fallocate(fd, 0, length + _TRAILER.size)
-            await fill(fd)
-            await asyncio.get_running_loop().run_in_executor(None, _seal, fd, name, length)
-            part.rename(self._directory / name)
-            stat = os.fstat(fd)
+            stat = await self._write(key, length, fill, part)
         except BaseException as error:
             with contextlib.suppress(OSError):
                 part.unlink()
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
-                self.counters.full += 1
+            if isinstance(error, OSError) and error.errno in _NO_ROOM:
+                self.tallies.of(key.label).full += 1
                 return False
             raise
-        finally:
-            os.close(fd)
-        self.counters.stored += 1
-        self._checked[name] = (stat.st_mtime_ns, stat.st_size)
-        self._evict(self._order.add(name, stat.st_size))
+        self.tallies.of(key.label).admitted += 1
+        self._checked[key.name] = _Checked.of(stat)
+        self._admit(key.name, key.label, stat.st_size, guest)
         return True
 
-    async def _open_checked(self, name: str, length: int) -> int | None:
+    def drop(self, concerns: Callable[[Label], bool] = lambda _label: True) -> tuple[int, int]:
+        """Delete every block whose label *concerns* is true of; return how many, and their bytes."""
+        names = [name for name, label in self._labels.items() if concerns(label)]
+        size_bytes = sum(self._order.size_of(name) for name in names)
+        for name in names:
+            self.tallies.of(self._labels[name]).dropped += 1
+            self._forget(name)
+        return len(names), size_bytes
+
+    def holdings(self) -> dict[tuple[str, str], tuple[int, int, int]]:
+        """Return how many blocks, of how many bytes, are held of each (account, container), and how many are lent."""
+        sums: dict[tuple[str, str], tuple[int, int, int]] = {}
+        for name, label in self._labels.items():
+            blocks, size_bytes, lent = sums.get(label[:2], (0, 0, 0))
+            sums[label[:2]] = blocks + 1, size_bytes + self._order.size_of(name), lent + (name in self._lent)
+        return sums
+
+    def guests(self) -> dict[str, tuple[int, int]]:
+        """Return how many blocks, of how many bytes, were taken in for each guest; NOBODY: before the host began."""
+        return self._order.owners()
+
+    # ---- lending
+
+    async def lend(self, keys: Sequence[BlockKey], lengths: Sequence[int], revoke: Callable[[], None]) -> Lent | None:
+        """Open all these blocks; None when one is not here. *revoke* is called when one has to go, or was changed."""
+        if self._lent_fds + len(keys) > self._lent_fds_max:
+            return None
+        lent = Lent(self, revoke)
         try:
-            fd = os.open(self._directory / name, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
+            for key, length in zip(keys, lengths, strict=True):
+                fd = await self._open_checked(key, length) if key.name in self._order else None
+                if fd is not None:
+                    lent.fds.append(fd)
+                if fd is None or key.name not in self._order:
+                    lent.close()
+                    return None
+                lent.names.append(key.name)
+                self._lent.setdefault(key.name, set()).add(lent)
+                self._lent_fds += 1
+        except BaseException:
+            lent.close()
+            raise
+        return lent
+
+    def take_back(self, lent: Lent) -> None:
+        """Note that *lent* is read no more. Idempotent."""
+        for name in lent.names:
+            borrowers = self._lent.get(name, set())
+            borrowers.discard(lent)
+            if not borrowers:
+                self._lent.pop(name, None)
+        self._lent_fds -= len(lent.names)
+        lent.names.clear()
+
+    def look_at_lent(self) -> None:
+        """Delete lent blocks whose files were changed by somebody else, and have their borrowers let go of them."""
+        for name in list(self._lent):
+            try:
+                same = _Checked.of((self.directory / name).stat()) == self._checked.get(name)
+            except OSError:
+                same = False
+            if not same:
+                self._damaged(name)
+
+    def _revoke(self, name: str) -> bool:
+        borrowers = self._lent.pop(name, None)
+        for lent in borrowers or ():
+            lent.revoke()
+        return borrowers is not None
+
+    def _spare(self, name: str) -> bool:
+        # The next reader comes by `get` again, or nobody does and the block goes at its next turn.
+        return self._revoke(name)
+
+    # ---- files
+
+    async def _write(
+        self, key: BlockKey, length: int, fill: Callable[[int], Awaitable[None]], part: Path
+    ) -> os.stat_result:
+        fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            # Asked for first, so that a full disk is known before a byte is fetched.
+            os.posix_fallocate(fd, 0, file_bytes(key, length))
+            await fill(fd)
+            await asyncio.get_running_loop().run_in_executor(None, seal, fd, key, length)
+            self._publish(part, key.name)
+            return os.fstat(fd)
+        finally:
+            os.close(fd)
+
+    def _publish(self, part: Path, name: str) -> None:
+        # Here, not in a thread: what is called off before this leaves nothing behind, what comes after is admitted.
+        part.rename(self.directory / name)
+
+    async def _open_checked(self, key: BlockKey, length: int) -> int | None:
+        name = key.name
+        try:
+            fd = os.open(self.directory / name, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
             self._forget(name)
             return None
+        except OSError:
+            return None
         try:
-            stat = os.fstat(fd)
-            identity = (stat.st_mtime_ns, stat.st_size)
-            if self._checked.get(name) != identity:
-                right = await asyncio.get_running_loop().run_in_executor(None, _is_right, fd, name, length)
-                if not right:
-                    self.counters.damaged += 1
-                    log.warning("a cached block was damaged and is fetched again: %s", name)
-                    self._forget(name)
+            found = _Checked.of(os.fstat(fd))
+            if self._checked.get(name) != found:
+                if not await asyncio.get_running_loop().run_in_executor(None, is_right, fd, key, length):
+                    self._damaged(name)
                     os.close(fd)
                     return None
-                self._checked[name] = identity
+                if name in self._order:
+                    self._checked[name] = found
             return fd
         except BaseException:
             os.close(fd)
             raise
 
-    def _evict(self, names: list[str]) -> None:
-        for name in names:
-            self.counters.evicted += 1
-            self._forget(name)
+    def _damaged(self, name: str) -> None:
+        label = self._labels.get(name)
+        if label is not None:
+            self.tallies.of(label).damaged += 1
+        log.warning("a cached block was damaged and is fetched again: %s", name)
+        self._forget(name)
+
+    def _admit(self, name: str, label: Label, size_bytes: int, guest: str) -> None:
+        self._labels[name] = label
+        for gone in self._order.add(name, size_bytes, guest):
+            self.tallies.of(self._labels[gone]).evicted += 1
+            self._forget(gone)
 
     def _forget(self, name: str) -> None:
+        self._revoke(name)
         self._order.remove(name)
+        self._labels.pop(name, None)
         self._checked.pop(name, None)
         with contextlib.suppress(OSError):
-            (self._directory / name).unlink()
-
-
-def _crc(fd: int, length: int) -> int | None:
-    crc, offset = 0, 0
-    while offset < length:
-        data = os.pread(fd, min(_CHECK_STEP_BYTES, length - offset), offset)
-        if not data:
-            return None
-        crc = _native.crc64(data, crc)
-        offset += len(data)
-    return crc
-
-
-def _seal(fd: int, name: str, length: int) -> None:
-    crc = _crc(fd, length)
-    if crc is None:
-        raise OSError(errno.EIO, "a block is shorter than what was written to it")
-    os.pwrite(fd, _TRAILER.pack(_MAGIC, length, crc, bytes.fromhex(name)), length)
-
-
-def _is_right(fd: int, name: str, length: int) -> bool:
-    try:
-        trailer = os.pread(fd, _TRAILER.size + 1, length)
-        if len(trailer) != _TRAILER.size:
-            return False
-        return _TRAILER.unpack(trailer) == (_MAGIC, length, _crc(fd, length), bytes.fromhex(name))
-    except OSError:
-        return False
+            (self.directory / name).unlink()

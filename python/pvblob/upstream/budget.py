@@ -30,6 +30,11 @@ class Rate:
         self._tokens -= amount
         return max(0.0, -self._tokens / self._per_s)
 
+    @property
+    def owes(self) -> bool:
+        """Whether more was taken than there was: whoever takes next waits."""
+        return self._per_s is not None and self._tokens + (time.monotonic() - self._at_s) * self._per_s < 0
+
 
 @dataclass(slots=True)
 class Lease:
@@ -96,6 +101,13 @@ class Budget:
             machine._free -= 1
         self._requests.take(1)
         return Lease(self)
+
+    @property
+    def spare(self) -> int:
+        """How many leases nobody waits for; none while a rate is overdrawn."""
+        if self._waiting or self._requests.owes or self._bytes.owes:
+            return 0
+        return self._free if self._machine is None else min(self._free, self._machine.spare)
 
     def give_back(self) -> None:
         """Take a lease back and pass it on."""

@@ -12,9 +12,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from pvblob import _native
 from pvblob.http import ArrivingContent, ContentLost
-from pvblob.upstream.blocks import BLOCK_BYTES
+from pvblob.upstream.block_files import BLOCK_BYTES
 from pvblob.upstream.downloads import RemoteContent
 from pvblob.upstream.failures import GivenUp
+from pvblob.upstream.fetching import Reading
 
 BLOCKS_AHEAD = 4
 
@@ -23,30 +24,34 @@ class CachedContent(ArrivingContent):
     """*size_bytes* bytes from *first* of a blob.
 
     block: gives a descriptor, the caller's to close, of the block of a number; None when it cannot be kept here.
-    remote: gives the content of the blob from a byte on, so many of them, from the account.
+    remote: gives the content of the blob from a byte on, so many of them, from the account.  reading: is told what is
+    read next, before it is.
     """
 
     def __init__(
         self,
         first: int,
         size_bytes: int,
-        block: Callable[[int], Awaitable[int | None]],
+        block: Callable[[int, Reading], Awaitable[int | None]],
         remote: Callable[[int, int], Awaitable[RemoteContent]],
+        reading: Callable[[int, int], Reading],
     ) -> None:
         self.size_bytes = size_bytes
         self._first = first
         self._block = block
         self._remote = remote
+        self._reading = reading
 
     async def place(self, buffer: _native.HostRequest, offset: int, length: int) -> None:
         """See `ArrivingContent.place`."""
         turns = asyncio.Semaphore(BLOCKS_AHEAD)
+        begin = self._first + offset
+        reading = self._reading(begin, length)
 
         async def place(at: int, start: int, size: int) -> None:
             async with turns:
-                await self._place(buffer, at, start, size)
+                await self._place(buffer, at, start, size, reading)
 
-        begin = self._first + offset
         tasks = [asyncio.ensure_future(place(start - begin, start, size)) for start, size in _parts(begin, length)]
         try:
             await asyncio.gather(*tasks)
@@ -63,7 +68,7 @@ class CachedContent(ArrivingContent):
         loop = asyncio.get_running_loop()
         try:
             for start, size in _parts(self._first, self.size_bytes):
-                fd = await self._block(start // BLOCK_BYTES)
+                fd = await self._block(start // BLOCK_BYTES, self._reading(start, size))
                 if fd is not None:
                     try:
                         yield await loop.run_in_executor(None, os.pread, fd, size, start % BLOCK_BYTES)
@@ -80,8 +85,8 @@ class CachedContent(ArrivingContent):
     def release(self) -> None:
         """Nothing is held between two steps."""
 
-    async def _place(self, buffer: _native.HostRequest, at: int, start: int, size: int) -> None:
-        fd = await self._block(start // BLOCK_BYTES)
+    async def _place(self, buffer: _native.HostRequest, at: int, start: int, size: int, reading: Reading) -> None:
+        fd = await self._block(start // BLOCK_BYTES, reading)
         if fd is None:
             content = await self._remote(start, size)
             with contextlib.closing(_Releasing(content)):

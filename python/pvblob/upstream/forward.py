@@ -33,7 +33,7 @@ _OF_ONE_CONNECTION = frozenset(
 _WITH_CONTENT = frozenset({"PUT", "POST", "PATCH"})
 _DOT_SEGMENT = re.compile(r"(?:^|/|\\|%2f|%5c)(?:\.|%2e){1,2}(?:/|\\|%2f|%5c|$)", re.IGNORECASE)
 # Said for guests that say none: without it a request signed with a key speaks a version of 2009.
-_VERSION = "2023-11-03"
+DEFAULT_VERSION = "2023-11-03"
 
 DOTS_REFUSED = Rejection(
     400, "InvalidUri", "The path has a segment '.' or '..': the service would resolve it and answer for another name."
@@ -65,7 +65,7 @@ def forwarded(request: Request, endpoint: EndpointUrl, account: str, size_bytes:
     if not guests_own:
         strip_guests_credential(sent)
         if "x-ms-version" not in fields:
-            sent.fields.set("x-ms-version", _VERSION)
+            sent.fields.set("x-ms-version", DEFAULT_VERSION)
     source = fields.get("x-ms-copy-source")
     if source is not None:
         sent.fields.set("x-ms-copy-source", url_at(endpoint, account, source))

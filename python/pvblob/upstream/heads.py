@@ -14,6 +14,7 @@ from typing import Literal
 from uuid import uuid4
 
 from pvblob.http import ByteRange, Fields, Head, Request, Slot
+from pvblob.upstream.forward import DEFAULT_VERSION
 
 # They speak of one answer. The blob's own MD5 is `content-md5` to a whole read, `x-ms-blob-content-md5` to a range.
 _OF_ONE_ANSWER = frozenset(
@@ -37,7 +38,6 @@ class BlobHead:
     etag: str
     size_bytes: int
     md5: str | None
-    version: str
     pairs: tuple[tuple[str, str], ...]
 
     @classmethod
@@ -48,8 +48,7 @@ class BlobHead:
         if not etag or etag.startswith("W/") or not (total.isascii() and total.isdigit()):
             return None
         pairs = tuple(pair for pair in fields.pairs() if pair[0] not in _OF_ONE_ANSWER)
-        version = fields.get("x-ms-version") or ""
-        return cls(etag, int(total), fields.get("x-ms-blob-content-md5"), version, pairs)
+        return cls(etag, int(total), fields.get("x-ms-blob-content-md5"), pairs)
 
     def answer_fields(self, request: Request, span: tuple[int, int] | None) -> Fields:
         """Return the fields of the answer to *request*: of bytes *span* = (offset, length), or of the whole blob."""
@@ -59,7 +58,7 @@ class BlobHead:
                 ("content-length", str(length)),
                 ("date", formatdate(time.time(), usegmt=True)),
                 ("x-ms-request-id", str(uuid4())),
-                ("x-ms-version", request.fields.get("x-ms-version") or self.version),
+                ("x-ms-version", request.fields.get("x-ms-version") or DEFAULT_VERSION),
                 *self.pairs,
             ]
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from pvblob import _native
@@ -54,10 +55,12 @@ class Answer:
         self.status, pairs, self.size_bytes, self.content, self.reused = value
         self.fields = received_fields(pairs)
         self.lease: Lease | None = None  # given back with the connection
+        self.received: Callable[[int], None] = lambda _size_bytes: None  # counts content
 
     async def read(self, limit: int) -> bytes:
         """Return up to *limit* bytes; fewer at the end, or before a failure that the next one raises."""
         data: bytes = await self._transport.run(self._live(), "read", limit)
+        self.received(len(data))
         return data
 
     async def fill(
@@ -65,6 +68,7 @@ class Answer:
     ) -> int:
         """Place up to *length* bytes at *offset* of *sink*; fewer as for `read`. Raises TransportFailure."""
         count: int = await self._transport.run(self._live(), "fill", sink, offset, length, digest)
+        self.received(count)
         return count
 
     def _live(self) -> _native.UpstreamExchange:

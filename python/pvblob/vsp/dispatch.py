@@ -120,6 +120,7 @@ class Dispatcher:
         self.spent = Spent(limits)
         self.offload = Offload(engine)
         self.counters = Counters()
+        self.on_detached: Callable[[int], None] = lambda _channel: None  # told which `Request.reader` is gone
         self._loop.add_reader(engine.fileno(), self._take)
 
     # ---- channels
@@ -172,6 +173,7 @@ class Dispatcher:
             context.continuations.close()
             for request_id in list(context.requests):
                 self._cancel(request_id, _STATUS["CANCELLED"])
+            self.on_detached(channel)
 
     async def close(self) -> None:
         """Stop taking requests, cancel what runs and wait for its end."""
@@ -310,7 +312,7 @@ class Dispatcher:
                 native.complete(_STATUS["INSUFFICIENT_BUFFER"], b"", RESPONSE_BYTES_MIN)
                 return
             request.once = once_key(context.guest, context.nonce, native.guid, request, body.size_bytes, resubmission)
-        request.guest = context.guest
+        request.guest, request.reader = context.guest, native.channel
         request.deadline_s = self._loop.time() + timeout_s
         scope = context.scope if native.wants_offload else None
         ruling = None if scope is None else self.offload.ruling(scope)

@@ -84,6 +84,7 @@ class UpstreamSettings(BaseModel):
     hedge_after_s: float | None = Field(None, gt=0)
     stall_timeout_s: float = Field(15.0, gt=0)
     cache: tuple[CacheSettings, ...] = ()
+    read_ahead: bool = True
 
     @model_validator(mode="after")
     def _one_credential(self) -> UpstreamSettings:
@@ -111,6 +112,7 @@ class HostSettings(BaseSettings):
     metrics: `HOST:PORT` where Prometheus may scrape, off when None.
     upstream: accounts elsewhere, the `[[upstream]]` tables.  upstream_connections_max: of all of them together.
     cache_dir, cache_size: where blocks of those that have `[[upstream.cache]]` tables are kept, and how many bytes.
+    cache_guest_size: what one guest keeps of it whatever others read; None: a quarter of cache_size.
     http_certificate, http_key: PEM files; with them the front speaks HTTPS.
     offload_entries_max: how many blobs the data plane may answer reads of by itself; 0: Python answers every request.
     """
@@ -134,6 +136,7 @@ class HostSettings(BaseSettings):
     upstream_connections_max: int = Field(256, ge=1)
     cache_dir: Path | None = None
     cache_size: int = Field(10 << 30, ge=64 << 20)
+    cache_guest_size: int | None = Field(None, ge=16 << 20)
     http_certificate: Path | None = None
     http_key: Path | None = None
     offload_entries_max: int = Field(16384, ge=0, le=1 << 24)
@@ -168,6 +171,8 @@ class HostSettings(BaseSettings):
             raise ValueError(f"account {', '.join(twice)} is in [[upstream]] twice")
         if self.cache_dir is None and any(upstream.cache for upstream in self.upstream):
             raise ValueError("[[upstream.cache]] needs cache_dir, a directory for this host alone")
+        if self.cache_guest_size is not None and self.cache_guest_size > self.cache_size:
+            raise ValueError(f"cache_guest_size ({self.cache_guest_size}) is more than cache_size ({self.cache_size})")
         if (self.http_certificate is None) != (self.http_key is None):
             raise ValueError("http_certificate and http_key go together")
         return self
