@@ -7,41 +7,18 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pvblob import AsyncClient, Client
 from pvblob.errors import BlobError
-from tests.upstream.proxy import Faults, FaultyProxy
+from tests.upstream.network import ProxyThread
+from tests.upstream.proxy import Faults
 from tests.upstream.world import ACCOUNT, Authority, Elsewhere, ServingHost, upstream_table
 
 MIB = 1 << 20
-
-
-class ProxyThread:
-    """A `FaultyProxy` on a loop of its own."""
-
-    def __init__(self, port: int) -> None:
-        self.proxy = FaultyProxy(port)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy")
-        self._thread.start()
-        self._run(self.proxy.start)
-
-    def _run(self, call: Callable[[], Any]) -> None:
-        asyncio.run_coroutine_threadsafe(call(), self._loop).result(30)
-
-    def cut_all(self) -> None:
-        self._loop.call_soon_threadsafe(self.proxy.cut_all)
-
-    def stop(self) -> None:
-        self._run(self.proxy.stop)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(30)
-        self._loop.close()
 
 
 @pytest.fixture(scope="module")

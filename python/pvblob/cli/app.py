@@ -18,6 +18,7 @@ SUMMARIES = {
     "get": "Fetch blobs into files, a directory or standard output.",
     "ls": "List containers or blobs.",
     "stat": "Show the properties of a blob or a container.",
+    "cache": "Look into, fill or empty the cache of accounts elsewhere.",
     "rm": "Delete blobs or a container.",
     "bench": "Measure scenarios on this machine, side by side with HTTP peers and the physical limit.",
 }
@@ -44,6 +45,10 @@ class Commands(TyperGroup):
         if cmd_name not in SUMMARIES:
             return None
         module = import_module(f"pvblob.cli.{cmd_name}")
+        if hasattr(module, "commands"):
+            group = typer.main.get_command(module.commands)
+            group.name, group.short_help = cmd_name, SUMMARIES[cmd_name]
+            return group
         single = typer.Typer(add_completion=False)
         single.command(cmd_name, help=module.HELP, short_help=SUMMARIES[cmd_name])(module.run)
         return typer.main.get_command(single)

@@ -136,7 +136,9 @@ async def serve(settings: HostSettings, *, as_json: bool = False) -> None:
         host = await _start_host(settings, guard, loaded, stack)
         if metrics is not None:
             metrics.host = host
-        await _start_status(host, about, stack)
+        if accounts is not None:
+            _join_accounts(accounts, host, metrics)
+        await _start_device_sockets(host, about, accounts, stack)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, settings, host, accounts)
         _announce(settings, about, as_json=as_json)
         await stopped.wait()
@@ -152,7 +154,10 @@ async def _open_accounts(settings: HostSettings, stack: AsyncExitStack) -> Accou
     from pvblob.upstream.blocks import BlockStore
 
     tables = [account_settings(table) for table in settings.upstream]
-    cache = BlockStore(settings.cache_dir, settings.cache_size) if settings.cache_dir else None
+    cache = None
+    if settings.cache_dir is not None:
+        guest_bytes_max = settings.cache_guest_size or settings.cache_size // 4
+        cache = BlockStore(settings.cache_dir, settings.cache_size, guest_bytes_max)
     accounts = Accounts(tables, connections_max=settings.upstream_connections_max, cache=cache)
     stack.push_async_callback(accounts.close)
     await accounts.open()
@@ -291,17 +296,38 @@ async def _start_metrics(
     return metrics
 
 
-async def _start_status(host: Host, about: dict[str, Any], stack: AsyncExitStack) -> None:
+def _join_accounts(accounts: Accounts, host: Host, metrics: Metrics | None) -> None:
+    """Have the accounts elsewhere learn which guests are gone, and the metrics what goes on with them."""
+    from pvblob.upstream.state import account_counters
+
+    host.dispatcher.on_detached = accounts.forget_reader
+    if metrics is not None:
+        metrics.accounts = lambda: account_counters(accounts)
+
+
+async def _start_device_sockets(
+    host: Host, about: dict[str, Any], accounts: Accounts | None, stack: AsyncExitStack
+) -> None:
+    from pvblob.upstream.cache_commands import CacheCommands
+    from pvblob.upstream.state import cache_state, upstream_state
+    from pvblob.vsp.admin_socket import AdminSocket, admin_path
     from pvblob.vsp.status import snapshot
     from pvblob.vsp.status_socket import StatusSocket, status_path
 
-    status = StatusSocket(status_path(host.socket_path), lambda: snapshot(host, about))
-    try:
-        await status.start()
-    except SettingsError as error:
-        log.warning("pvblob status will not work: %s", error)
-        return
-    stack.push_async_callback(status.stop)
+    def state() -> dict[str, Any]:
+        elsewhere = {} if accounts is None else {"upstream": upstream_state(accounts), "cache": cache_state(accounts)}
+        return snapshot(host, about) | elsewhere
+
+    cache = CacheCommands(accounts)
+    status = StatusSocket(status_path(host.socket_path), state)
+    admin = AdminSocket(admin_path(host.socket_path), {"cache.warm": cache.warm, "cache.drop": cache.drop})
+    for socket in (status, admin):
+        try:
+            await socket.start()
+        except SettingsError as error:
+            log.warning("pvblob status and pvblob cache will not work: %s", error)
+            return
+        stack.push_async_callback(socket.stop)
 
 
 def _announce(settings: HostSettings, about: dict[str, Any], *, as_json: bool) -> None:

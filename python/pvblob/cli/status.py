@@ -85,6 +85,8 @@ def _print(state: dict[str, Any]) -> None:
     console.print(_guests(state))
     if state["requests"]:
         console.print(_requests(state))
+    if state.get("upstream"):
+        console.print(_upstream(state["upstream"]))
     console.print(_counters("Counters", state["counters"]))
     console.print(_counters("Offload", state["offload"]))
 
@@ -122,6 +124,16 @@ def _requests(state: dict[str, Any]) -> Table:
     table = _table(f"Requests in flight: {state['requests_in_flight']}", *columns)
     for request in state["requests"]:
         table.add_row(*(_cell(request[column]) for column in columns))
+    return table
+
+
+def _upstream(accounts: list[dict[str, Any]]) -> Table:
+    """A column for each account: there are few, and their counters many."""
+    table = _table("Accounts elsewhere", "name", *(account["account"] for account in accounts))
+    for name in accounts[0]:
+        if name != "account":
+            values = (account.get(name, "-") for account in accounts)
+            table.add_row(name, *(f"{value:,}" if isinstance(value, int) else _cell(value) for value in values))
     return table
 
 

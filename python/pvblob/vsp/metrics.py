@@ -17,6 +17,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from pvblob.access import Operation
+from pvblob.vsp.account_metrics import account_families
 from pvblob.vsp.status import counters
 
 if TYPE_CHECKING:
@@ -48,13 +49,14 @@ class Metrics(Collector):
     """All metrics of one host process, in a registry of their own.
 
     host: None until it has started.  batches: gives the committer's batch sizes as (bound, how many up to it) and
-    their sum, when there is a committer.
+    their sum, when there is a committer.  accounts: gives the counters of each account elsewhere, if there are any.
     """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
         self.host: Host | None = None
         self.batches: Callable[[], tuple[Sequence[tuple[int, int]], int]] | None = None
+        self.accounts: Callable[[], Mapping[str, Mapping[str, int]]] | None = None
         labels = ("via", "operation")
         self._requests = Counter(
             "pvblob_requests",
@@ -86,6 +88,8 @@ class Metrics(Collector):
         """Yield what the host knows at this moment."""
         if self.host is not None:
             yield from self._of_host(self.host)
+        if self.accounts is not None:
+            yield from account_families(self.accounts())
         if self.batches is not None:
             bounds, total = self.batches()
             buckets = [(str(bound), count) for bound, count in bounds]
