@@ -163,7 +163,8 @@ def test_the_data_plane_answers_byte_for_byte_as_python_does(rule: CacheRule, ma
         blob = rng.choice([*BLOBS, "absent"])
         etag = stage.client.stat("con", blob).etag if blob != "absent" and rng.random() < 0.2 else "0x0"
         names = [rng.choice(LIKELY if rng.random() < 0.8 else list(VALUES)) for _ in range(rng.choice((0, 1, 1, 2)))]
-        fields = [(name, rng.choice(VALUES[name]).replace(ETAG, etag)) for name in names]
+        # Each once: what is there twice may be refused by whoever asks the account, and need not be.
+        fields = [(name, rng.choice(VALUES[name]).replace(ETAG, etag)) for name in dict.fromkeys(names)]
         if blob == "blocks":  # more than the raw guest has room for, unless in a range
             first = rng.choice((0, BLOCK_BYTES - 7, 2 * BLOCK_BYTES - 3, 2 * BLOCK_BYTES + 4))
             fields = [pair for pair in fields if pair[0] not in ("range", "x-ms-range")]
