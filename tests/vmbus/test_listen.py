@@ -191,8 +191,30 @@ def test_a_host_out_of_descriptors_refuses_guests_with_a_reason_instead_of_leavi
         with full_descriptor_table():
             assert listener.accept() is None
             assert listener.refused == 1
+            assert not listener.starved
         assert guest.receive() == (refusal, [])
         with pytest.raises(BusClosed):
             guest.receive()
         with connect(path), listener.accept() as served:  # type: ignore[union-attr]
             assert served.receive() is None
+
+
+def test_a_refused_guest_is_closed_by_who_may_wait_and_the_next_ones_wait_until_it_is(
+    path: Path, full_descriptor_table: Callable[[], AbstractContextManager[list[int]]]
+) -> None:
+    """Rule 1: what it had sent may hold up whoever closes it, for as long as its sender likes."""
+    to_close: list[int] = []
+    refusal = m.encode(m.Refused.because(1, "out of descriptors"))
+    with listen(path, refusal=refusal, dispose=to_close.extend) as listener, connect(path) as first:
+        first.send(b"x", [first.fileno()])
+        with connect(path) as second, full_descriptor_table():
+            assert listener.accept() is None
+            assert (listener.refused, listener.starved, len(to_close)) == (1, False, 1)
+            assert first.receive() == (refusal, [])
+            assert listener.accept() is None
+            assert (listener.refused, listener.starved) == (1, True), "there is nothing left to refuse with"
+            os.close(to_close.pop())
+            assert listener.accept() is None
+            assert (listener.refused, listener.starved, len(to_close)) == (2, False, 1)
+            assert second.receive() == (refusal, [])
+        os.close(to_close.pop())

@@ -24,7 +24,7 @@ def lend(regions: LentRegions, gpa: int, length: int = PAGE) -> None:
 
 def test_a_guest_cannot_use_up_the_descriptors_that_other_guests_lend_by() -> None:
     """Rule 1: alone it gets half of them, and a newcomer always gets one."""
-    shares: Shares[str] = Shares(8, 1)
+    shares: Shares[str] = Shares(8, 100)
     greedy, newcomer = LentRegions("greedy", 1 << 30, shares), LentRegions("newcomer", 1 << 30, shares)
     for number in range(4):
         lend(greedy, number * PAGE)
@@ -38,7 +38,7 @@ def test_a_guest_cannot_use_up_the_descriptors_that_other_guests_lend_by() -> No
 
 def test_what_is_taken_back_counts_until_it_is_let_go() -> None:
     """W-12: the rings of an open channel lie in it as long as `is_ring` says so."""
-    regions = LentRegions("guest", 2 * PAGE, Shares(8, 1))
+    regions = LentRegions("guest", 2 * PAGE, Shares(8, 100))
     lend(regions, 0, 2 * PAGE)
     regions.remove(0)
     assert regions.let_go(lambda _gpa, _length: True) == []
@@ -50,10 +50,41 @@ def test_what_is_taken_back_counts_until_it_is_let_go() -> None:
 
 
 def test_a_refused_region_costs_nothing() -> None:
-    shares: Shares[str] = Shares(8, 1)
+    shares: Shares[str] = Shares(8, 100)
     regions = LentRegions("guest", 1 << 30, shares)
     fd = memfd(PAGE, seals=0)
     with pytest.raises(ValueError, match="seals"):
         regions.add(m.MemoryRegion(0, PAGE, 1), fd)
     os.close(fd)
     assert shares.count == 0
+
+
+def test_mappings_of_all_guests_together_are_bounded_rings_of_scattered_pages_included() -> None:
+    """Rule 1: a process has some 65,000 of them; who has had its half is refused, a newcomer is not."""
+    shares: Shares[str] = Shares(1000, 100)
+    greedy, newcomer = LentRegions("greedy", 1 << 30, shares), LentRegions("newcomer", 1 << 30, shares)
+    lend(greedy, 0, 64 * PAGE)
+    greedy.take_rings(1, range(16))
+    assert shares.size_bytes == 2
+    greedy.take_rings(2, range(0, 64, 2))
+    assert shares.size_bytes == 2 + 32
+    with pytest.raises(ValueError, match="mappings is spent"):
+        greedy.take_rings(3, range(1, 66, 2))
+    newcomer.take_rings(4, range(0, 16, 2))
+    greedy.give_rings(2)
+    greedy.give_rings(2)
+    greedy.take_rings(3, range(1, 66, 2))
+    for key in (1, 3):
+        greedy.give_rings(key)
+    newcomer.give_rings(4)
+    greedy.clear()
+    assert (shares.count, shares.size_bytes) == (0, 0)
+
+
+def test_pages_that_adjoin_but_lie_in_two_regions_are_two_mappings() -> None:
+    shares: Shares[str] = Shares(1000, 100)
+    regions = LentRegions("guest", 1 << 30, shares)
+    for number in range(4):
+        lend(regions, number * PAGE)
+    regions.take_rings(1, range(4))
+    assert shares.size_bytes == 4 + 4

@@ -189,19 +189,21 @@ class Listener:
     """A host's listening socket. Owns *listening*, bound to *path*.
 
     refusal: datagram for guests that cannot be accepted because this process is out of descriptors.
-    refused: how many guests got it.  dispose: see `Bus`.
+    refused: how many guests got it.  starved: the last `accept` had not even a descriptor to refuse with: whoever waits
+    goes on waiting, so come again a little later.  dispose: see `Bus`; it closes the connections of refused guests too.
     """
 
-    __slots__ = ("_dispose", "_identity", "_listening", "_refusal", "_spare", "path", "refused")
+    __slots__ = ("_dispose", "_identity", "_listening", "_refusal", "_spare", "path", "refused", "starved")
 
     def __init__(self, listening: socket.socket, path: Path, refusal: bytes, dispose: Dispose | None = None) -> None:
-        self._dispose = dispose
+        self._dispose = dispose or close_all
         self._listening = listening
         self._identity = socket_path.identity(path)
         self._refusal = refusal
         self._spare: int | None = _spare_descriptor()
         self.path = path
         self.refused = 0
+        self.starved = False
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when a guest waits."""
@@ -209,6 +211,8 @@ class Listener:
 
     def accept(self) -> Bus | None:
         """Return the next guest's bus, or None when nobody waits or the one who did was refused or gave up."""
+        self._keep_spare()
+        self.starved = False
         try:
             connection, _ = self._listening.accept()
         except (BlockingIOError, ConnectionAbortedError):
@@ -221,19 +225,30 @@ class Listener:
         return Bus(connection, self._dispose)
 
     def _refuse_one(self) -> None:
-        """Accept and dismiss one guest with the descriptor kept for it; else it would wait, and we spin, for ever."""
+        """Accept and dismiss one guest with the descriptor kept for it; else it would wait, and we spin, for ever.
+
+        It may have sent descriptors whose last close waits, so its connection is closed as those are: not here.
+        """
         if self._spare is not None:
             os.close(self._spare)
             self._spare = None
-        with contextlib.suppress(OSError):
+        try:
             connection, _ = self._listening.accept()
-            with connection:
-                self.refused += 1
-                if self._refusal:
-                    connection.send(self._refusal, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-        # Another thread may have taken its place; then the next refusal tries without.
+        except OSError as error:
+            self.starved = error.errno in _NO_DESCRIPTORS
+            return
+        self.refused += 1
         with contextlib.suppress(OSError):
-            self._spare = _spare_descriptor()
+            if self._refusal:
+                connection.send(self._refusal, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            connection.shutdown(socket.SHUT_RDWR)
+        self._dispose([connection.detach()])
+        self._keep_spare()
+
+    def _keep_spare(self) -> None:
+        # The connection of the guest that was refused last may still have its place; then a later call gets one.
+        with contextlib.suppress(OSError):
+            self._spare = _spare_descriptor() if self._spare is None else self._spare
 
     def close(self) -> None:
         """Stop listening and remove the socket from the file system if it is still ours. May be called again."""

@@ -49,7 +49,7 @@ class Services:
     channel_failed: dict[int, Callable[[str], None]]  # by channel key: called when the ring was corrupted
     peer_log: PeerLog
     disposal: Disposal
-    regions: Shares[str]  # of descriptors for lent memory, by identity
+    regions: Shares[str]  # of descriptors and mappings for lent memory and rings, by identity
 
 
 class GuestConnection:
@@ -302,6 +302,7 @@ class GuestConnection:
         user_data = OpenUserData.decode(message.user_data)
         key = self._services.new_channel_key()
         try:
+            self._lent.take_rings(key, gpadl.pfns)
             bell, socket = self._services.engine.open_channel(
                 key,
                 self._lent.memory,
@@ -312,6 +313,7 @@ class GuestConnection:
                 self.backend.scope,
             )
         except (ValueError, OSError) as refused:
+            self._lent.give_rings(key)
             self._warn(f"channel {message.relid} not opened: {refused}")
             self._send(m.OpenChannelResult(message.relid, message.open_id, STATUS_UNSUCCESSFUL))
             return
@@ -343,6 +345,7 @@ class GuestConnection:
         if key is not None:
             self._services.channel_failed.pop(key, None)
             self._services.engine.close_channel(key)
+            self._lent.give_rings(key)
             self._services.dispatcher.detach(key)
 
 

@@ -29,12 +29,13 @@ from pvblob.vmbus.bus import Bus, Listener, listen
 from pvblob.vmbus.constants import STATUS_REFUSED
 from pvblob.vmbus.user_data import DeviceLimits, Features
 from pvblob.vsp.audit import Audit, PeerLog
-from pvblob.vsp.budget import Limits, Shares
+from pvblob.vsp.budget import Limits
 from pvblob.vsp.delivery import RESPONSE_BYTES_MIN
 from pvblob.vsp.dispatch import Dispatcher
 from pvblob.vsp.disposal import Disposal
 from pvblob.vsp.guard import Guard
 from pvblob.vsp.guest import GuestConnection, Services
+from pvblob.vsp.lent import machine_shares, mappings_max
 from pvblob.vsp.peer import guest_of
 from pvblob.vsp.policy import Guest, Policy, built_in
 
@@ -47,8 +48,12 @@ DESCRIPTORS_RESERVED = 256  # segments, the catalog, the HTTP front's connection
 FEATURES = Features.CANCEL_PACKETS | Features.CONTINUATION | Features.RFC_9292
 # About what a wake-up across cores costs: whoever spins so long in vain has lost no more than a sleep would have cost.
 POLLING_US = 50
+STARVED_S = 0.05  # until it is tried again to accept guests when no descriptor is free
 CLOSING_S = 1.0  # what a stopping host waits for the descriptors of its guests to close
-_FULL = "the host's limit of open files allows no more guests; raise it (ulimit -n, LimitNOFILE=) and restart the host"
+_FULL = (
+    "the host's limits of open files and mappings allow no more guests; raise them (ulimit -n, LimitNOFILE=, "
+    "vm.max_map_count) and restart the host"
+)
 
 
 class SocketSettings(NamedTuple):
@@ -114,7 +119,8 @@ class Host:
         """Listen and serve. Raises ChannelError when another host listens on a socket, SettingsError for a bad one."""
         self._loop = asyncio.get_running_loop()
         descriptors = raise_descriptor_limit()
-        self._guests_max = max(1, descriptors // 2 // DESCRIPTORS_PER_GUEST)
+        # Each has a page it reads, mapped here; a quarter of the mappings is for those.
+        self._guests_max = max(1, min(descriptors // 2 // DESCRIPTORS_PER_GUEST, mappings_max() // 4))
         listening = self._listen_on_all()
         self._executor = ThreadPoolExecutor(self._workers, "pvblob-store")
         self._engine = self._start_engine()
@@ -134,7 +140,7 @@ class Host:
             self._channel_failed,
             self.peer_log,
             self._disposal,
-            Shares(descriptors // 2, 1),
+            machine_shares(descriptors),
         )
         for socket, listener in listening:
             self._accept_on(socket, listener)
@@ -245,9 +251,17 @@ class Host:
     # ---- guests
 
     def _accept(self, path: Path) -> None:
-        bus = self._listeners[path].accept()
+        listener = self._listeners[path]
+        bus = listener.accept()
         if bus is not None:
             self._serve(bus, path)
+        elif listener.starved:
+            self._loop.remove_reader(listener.fileno())
+            self._loop.call_later(STARVED_S, self._listen_again, path, listener)
+
+    def _listen_again(self, path: Path, listener: Listener) -> None:
+        if self._listeners.get(path) is listener:
+            self._loop.add_reader(listener.fileno(), self._accept, path)
 
     def _serve(self, bus: Bus, path: Path) -> None:
         who = guest_of(bus, path)

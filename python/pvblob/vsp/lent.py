@@ -2,26 +2,48 @@
 
 A region that is taken back can be named no more, but requests that named it before still run. It counts as lent until
 they end, and only then is the guest told that the host has let go (W-12, H16): else a guest could pin, take back and
-lend again without end. Each region costs the host a descriptor, so all guests share a number of them.
+lend again without end. Each region costs the host a descriptor and a mapping, so all guests share a number of both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
 
 from pvblob import _native
 from pvblob.vmbus import messages as m
 from pvblob.vsp.budget import Shares
 
+PAGE_BYTES = 4096
+MAPPINGS_MAX_DEFAULT = 65530
+
+
+def mappings_max() -> int:
+    """Return how many mappings the kernel lets this process have."""
+    try:
+        return int(Path("/proc/sys/vm/max_map_count").read_text())
+    except (OSError, ValueError):
+        return MAPPINGS_MAX_DEFAULT
+
+
+def machine_shares(descriptors: int) -> Shares[str]:
+    """Return what all guests together may cost: half of *descriptors*, and as "bytes" half of the mappings there are.
+
+    A region costs one of each; the rings of a channel a mapping for each run of pages, and count as a descriptor.
+    """
+    return Shares(descriptors // 2, mappings_max() // 2)
+
 
 class LentRegions:
-    """The regions of one guest. shares: of the machine's descriptors, by the guest's identity."""
+    """The regions of one guest. shares: of what they cost the host, by the guest's identity; see `machine_shares`."""
 
     def __init__(self, identity: str, bytes_max: int, shares: Shares[str]) -> None:
         self._identity = identity
         self.bytes_max = bytes_max
         self._shares = shares
         self._lent: dict[int, int] = {}  # guest address → length
+        self._rings: dict[int, int] = {}  # a channel's key → mappings of its rings
         self._leaving: dict[int, _native.LeavingRegion] = {}
         self.memory = _native.GuestMemory()
 
@@ -39,10 +61,10 @@ class LentRegions:
         """Map a region. Raises ValueError or OSError saying why it is refused."""
         if self.lent_bytes + message.length > self.bytes_max:
             raise ValueError(f"more than {self.bytes_max} bytes lent")
-        if not self._shares.may_take(self._identity, 0):
-            raise ValueError("this guest's share of the host's descriptors is spent")
+        if not self._shares.may_take(self._identity, 1):
+            raise ValueError("this guest's share of the host's descriptors and mappings is spent")
         self._map(message, descriptor)
-        self._shares.take(self._identity, 0)
+        self._shares.take(self._identity, 1)
         self._lent[message.gpa] = message.length
 
     def _map(self, message: m.MemoryRegion, descriptor: int) -> None:
@@ -85,4 +107,19 @@ class LentRegions:
 
     def _forget(self, gpa: int) -> None:
         del self._lent[gpa]
-        self._shares.give(self._identity, 0)
+        self._shares.give(self._identity, 1)
+
+    def take_rings(self, key: int, pfns: Sequence[int]) -> None:
+        """Count the mappings of a channel's rings, `give_rings` ends it. Raises ValueError when they are too many."""
+        starts = {gpa // PAGE_BYTES for gpa in self._lent}
+        runs = 1 + sum(1 for one, other in pairwise(pfns) if other != one + 1 or other in starts)
+        if not self._shares.may_take(self._identity, runs):
+            raise ValueError(f"rings of {runs} runs of pages: this guest's share of the host's mappings is spent")
+        self._shares.take(self._identity, runs)
+        self._rings[key] = runs
+
+    def give_rings(self, key: int) -> None:
+        """The rings of a channel are mapped no longer."""
+        runs = self._rings.pop(key, None)
+        if runs is not None:
+            self._shares.give(self._identity, runs)
