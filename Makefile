@@ -65,8 +65,9 @@ quick: test-rust setup ## The unit-level tests, in under a minute
 test-rust:
 	cargo test --quiet --workspace
 
-loom: ## The ring's index protocol under every interleaving that loom finds
+loom: ## The ring's index protocol and the offload table's generations under every interleaving that loom finds
 	cargo test --quiet --release -p vmbus --features loom --test loom
+	cargo test --quiet --release -p blobdev --features loom --test loom
 
 # cargo-fuzz instruments with flags that only nightly allows; RUSTC_BOOTSTRAP lets stable take them.
 fuzz: ## Search for bytes that break the data plane, FUZZ_SECONDS per target (60), and keep what is new in fuzz/corpus

@@ -14,8 +14,16 @@
 //! takes effect at that load. It need not be repeated after the bytes were read, because an entry's bytes never change:
 //! they are pinned as long as the entry is referred to.
 
+use std::sync::{PoisonError, Weak};
+
+#[cfg(feature = "loom")]
+use loom::sync::atomic::{AtomicU64, Ordering, fence};
+#[cfg(feature = "loom")]
+use loom::sync::{Mutex, MutexGuard};
+#[cfg(not(feature = "loom"))]
 use std::sync::atomic::{AtomicU64, Ordering, fence};
-use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
+#[cfg(not(feature = "loom"))]
+use std::sync::{Mutex, MutexGuard};
 
 use super::entry::Entry;
 
@@ -24,7 +32,8 @@ const WATCHERS_SWEPT_AT: usize = 32;
 
 #[derive(Default)]
 struct Watchers {
-    entries: Vec<Weak<Entry>>,
+    /// With the value that each expects.
+    entries: Vec<(u64, Weak<Entry>)>,
     sweep_at: usize,
 }
 
@@ -58,13 +67,12 @@ impl Generation {
         // Release: whoever reads the even value and then the data sees the change that lies before.
         let moved =
             self.value.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |value| (value & 1 == 1).then(|| value + 1));
-        if moved.is_err() {
-            return;
-        }
+        let Ok(before) = moved else { return };
         // The value moved before the list is taken: an install that comes later finds, under the same lock, that its
-        // value is no longer the expected one, and one that came earlier is in the list.
-        let entries = std::mem::take(&mut *self.watchers());
-        for entry in entries.entries.iter().filter_map(Weak::upgrade) {
+        // value is no longer the expected one, and one that came earlier is in the list. One that came between the two
+        // expects the new value: it stays, for the next change.
+        let gone: Vec<_> = self.watchers().entries.extract_if(.., |(expected, _)| *expected <= before).collect();
+        for entry in gone.iter().filter_map(|(_, entry)| entry.upgrade()) {
             entry.invalidate();
         }
     }
@@ -76,10 +84,10 @@ impl Generation {
             return false;
         }
         if watchers.entries.len() >= watchers.sweep_at.max(WATCHERS_SWEPT_AT) {
-            watchers.entries.retain(|watcher| watcher.strong_count() > 0);
+            watchers.entries.retain(|(_, entry)| entry.strong_count() > 0);
             watchers.sweep_at = 2 * watchers.entries.len();
         }
-        watchers.entries.push(Weak::clone(entry));
+        watchers.entries.push((expected, Weak::clone(entry)));
         true
     }
 
