@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import subprocess
@@ -169,6 +170,23 @@ def test_metrics_count_requests_bytes_latencies_and_what_was_refused(serving: Se
     assert after["pvblob_guests", ()] == 1
     assert after["pvblob_lent_bytes", ()] > 0
     assert after["pvblob_offload_hits_total", ()] + after["pvblob_offload_misses_total", ()] > 0
+
+
+def test_the_http_front_is_counted_in_status_and_metrics(tmp_path: Path) -> None:
+    with Serving(tmp_path, "--http", "127.0.0.1:0", "--metrics", "127.0.0.1:0") as serving:
+        address = serving.ready["http"].removeprefix("http://")
+        connection = http.client.HTTPConnection(address, timeout=30)
+        for _ in range(3):
+            connection.request("GET", "/devstoreaccount1?comp=list")
+            assert connection.getresponse().read()
+        state = json.loads(pvblob("status", "--json", "--socket", serving.socket).stdout)
+        assert (state["front"]["connections"], state["front"]["received"], state["front"]["refused"]) == (1, 3, 3)
+        connection.close()
+        samples = scrape(serving.ready["metrics"])
+        assert samples["pvblob_front_received_total", ()] == 3
+        assert samples["pvblob_front_refused_total", ()] == 3
+        assert samples["pvblob_front_connections", ()] <= 1
+        assert "HTTP front" in pvblob("status", "--socket", serving.socket).stdout
 
 
 def test_metrics_have_no_label_that_a_guest_could_multiply(serving: Serving, client: Client) -> None:

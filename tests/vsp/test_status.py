@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from pvblob import Client
-from pvblob.http import Request
+from pvblob.http import Body, Fields, Request, Response
 from pvblob.vsp.status import PENDING_COLUMNS, pending_text, snapshot, uuid_text
 from tests.conftest import GateBackend, LiveHost
 
@@ -41,6 +42,41 @@ def test_a_request_in_flight_is_shown_with_its_lengths_and_guest_addresses(
     assert line.split(" ")[1:5] == [
         str(request[name]) for name in ("request_len", "response_len", "data_len", "data_valid")
     ]
+
+
+class Unread:
+    """A backend that reads no body before the test lets it."""
+
+    def __init__(self) -> None:
+        self.began = threading.Event()
+        self.go_on = threading.Event()
+
+    async def execute(self, request: Request, body: Body) -> Response:
+        self.began.set()
+        await asyncio.to_thread(self.go_on.wait, 30)
+        await body.read()
+        return Response(201, Fields([("content-length", "0")]), b"")
+
+
+def test_a_piece_of_an_upload_that_waits_to_be_stored_is_a_request_in_flight(
+    make_host: Callable[..., LiveHost], request_to: Callable[..., Request]
+) -> None:
+    backend = Unread()
+    host = make_host(backend)
+    size = 40 << 20
+    with Client.connect(host.socket_path) as client:
+        put = request_to("PUT", "/con/big", ("content-length", str(size)))
+        done = threading.Thread(target=client._exchange.perform, args=(put, bytes(size)))
+        done.start()
+        assert backend.began.wait(20)
+        state: Any = host.call(lambda: snapshot(host.host, {}))
+        backend.go_on.set()
+        done.join(60)
+    (request,) = state["requests"]
+    assert state["requests_in_flight"] == 1
+    assert 0 < request["data_valid"] < size
+    assert request["age_s"] >= 0
+    assert len(pending_text(state).splitlines()) == 3
 
 
 def test_a_uuid_is_printed_in_stored_byte_order() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 SUMMARIES = {
     "serve": "Run the host: the service that answers every guest on this machine.",
     "status": "Show what the host is doing: guests, channels, requests in flight, counters.",
+    "rescind": "Withdraw the device from a guest; it connects again at its next call.",
     "demo": "Read real blobs from 100 processes, over HTTP and over the channel; check every byte; print both.",
     "put": "Store files, directories or standard input as blobs.",
     "get": "Fetch blobs into files, a directory or standard output.",

@@ -26,6 +26,7 @@ from pvblob.errors import SettingsError
 if TYPE_CHECKING:
     from pvblob.blobs.auth.gate import CredentialGate
     from pvblob.blobs.service import EmbeddedService
+    from pvblob.front.server import HttpFront
     from pvblob.http import Backend
     from pvblob.upstream.accounts import Accounts
     from pvblob.vsp.guard import Guard
@@ -131,14 +132,16 @@ async def serve(settings: HostSettings, *, as_json: bool = False) -> None:
         accounts = await _open_accounts(settings, stack)
         guard = _guard(settings, accounts.router(service) if accounts else service, loaded)
         about: dict[str, Any] = {"store": str(settings.store), "durability": settings.durability}
-        about["http"] = await _start_http(settings, guard, stack)
+        front = await _start_http(settings, guard, stack)
+        about["http"] = front.url if front else None
         metrics = await _start_metrics(settings, guard, service, about, stack)
         host = await _start_host(settings, guard, loaded, stack)
         if metrics is not None:
             metrics.host = host
+            metrics.front = front.state if front else None
         if accounts is not None:
             _join_accounts(accounts, host, metrics)
-        await _start_device_sockets(host, about, accounts, stack)
+        await _start_device_sockets(host, about, front, accounts, stack)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, settings, host, accounts)
         _announce(settings, about, as_json=as_json)
         await stopped.wait()
@@ -247,7 +250,7 @@ def _tls_of(settings: HostSettings) -> ssl.SSLContext | None:
     return context
 
 
-async def _start_http(settings: HostSettings, guard: Guard, stack: AsyncExitStack) -> str | None:
+async def _start_http(settings: HostSettings, guard: Guard, stack: AsyncExitStack) -> HttpFront | None:
     address = settings.http_address
     if address is None:
         return None
@@ -271,7 +274,7 @@ async def _start_http(settings: HostSettings, guard: Guard, stack: AsyncExitStac
     stack.push_async_callback(front.stop)
     if settings.development_account:
         log.warning("anyone who can connect to %s opens devstoreaccount1 with its well-known key", front.url)
-    return front.url
+    return front
 
 
 async def _start_metrics(
@@ -306,26 +309,28 @@ def _join_accounts(accounts: Accounts, host: Host, metrics: Metrics | None) -> N
 
 
 async def _start_device_sockets(
-    host: Host, about: dict[str, Any], accounts: Accounts | None, stack: AsyncExitStack
+    host: Host, about: dict[str, Any], front: HttpFront | None, accounts: Accounts | None, stack: AsyncExitStack
 ) -> None:
     from pvblob.upstream.cache_commands import CacheCommands
     from pvblob.upstream.state import cache_state, upstream_state
     from pvblob.vsp.admin_socket import AdminSocket, admin_path
+    from pvblob.vsp.guest_commands import GuestCommands
     from pvblob.vsp.status import snapshot
     from pvblob.vsp.status_socket import StatusSocket, status_path
 
     def state() -> dict[str, Any]:
         elsewhere = {} if accounts is None else {"upstream": upstream_state(accounts), "cache": cache_state(accounts)}
-        return snapshot(host, about) | elsewhere
+        return snapshot(host, about) | {"front": front.state() if front else None} | elsewhere
 
     cache = CacheCommands(accounts)
     status = StatusSocket(status_path(host.socket_path), state)
-    admin = AdminSocket(admin_path(host.socket_path), {"cache.warm": cache.warm, "cache.drop": cache.drop})
+    commands = {"cache.warm": cache.warm, "cache.drop": cache.drop, "rescind": GuestCommands(host).rescind}
+    admin = AdminSocket(admin_path(host.socket_path), commands)
     for socket in (status, admin):
         try:
             await socket.start()
         except SettingsError as error:
-            log.warning("pvblob status and pvblob cache will not work: %s", error)
+            log.warning("pvblob status, pvblob cache and pvblob rescind will not work: %s", error)
             return
         stack.push_async_callback(socket.stop)
 

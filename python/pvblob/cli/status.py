@@ -88,6 +88,8 @@ def _print(state: dict[str, Any]) -> None:
     if state.get("upstream"):
         console.print(_upstream(state["upstream"]))
     console.print(_counters("Counters", state["counters"]))
+    if state.get("front"):
+        console.print(_counters("HTTP front", state["front"]))
     console.print(_counters("Offload", state["offload"]))
 
 

@@ -13,6 +13,7 @@ import ssl
 import time
 from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import asdict
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -82,6 +83,11 @@ class HttpFront:
         host, port = self._running.listener.sockets[0].getsockname()[:2]
         scheme = "https" if self._tls else "http"
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+    def state(self) -> dict[str, int]:
+        """Return how many connections are open, and what has happened so far, by name (`FrontCounters`)."""
+        connections = 0 if self._running is None else len(self._running.connections.connections)
+        return {"connections": connections, **asdict(self.counters)}
 
     async def start(self) -> None:
         """Listen. Raises OSError when the address cannot be had."""

@@ -7,7 +7,7 @@ the channel, and both are bounded per guest and, by `budget.Shares`, for all gue
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,6 +143,12 @@ class Continuations:
                 upload.end(_native.HRESULT["CANCELLED"])
                 return True
         return False
+
+    def waiting(self) -> Iterator[_native.HostRequest]:
+        """Yield the pieces of uploads that have arrived and are not acknowledged."""
+        for upload in self._uploads.values():
+            if upload.body.waiting is not None:
+                yield upload.body.waiting
 
     def counts(self) -> tuple[int, int]:
         """Return (answers kept, uploads begun)."""

@@ -188,10 +188,14 @@ class Dispatcher:
     # ---- what goes on
 
     def in_flight(self) -> Iterator[InFlight]:
-        """Yield the requests that Python holds, the oldest first."""
+        """Yield the requests that Python holds, the oldest first; then pieces of uploads that wait to be stored."""
         now_s = self._loop.time()
         for running in self._running.values():
             yield InFlight(running.request, now_s - running.began_s)
+        for context in self._guests.values():
+            for piece in context.continuations.waiting():
+                if piece.id not in self._running:
+                    yield InFlight(piece, piece.age_s)
 
     def activity(self, channel: int) -> dict[str, int]:
         """Return what a channel has begun and not finished, by name; queued: requests and cancels not yet taken."""

@@ -124,10 +124,14 @@ class GuestConnection:
     def rescind(self) -> None:
         """Withdraw every channel and end; the guest learns it by RESCIND before the socket closes (design rule 3)."""
         for relid in list(self.channels):
-            self._close_channel(relid)
-            with contextlib.suppress(ChannelError, LocalProtocolError):
-                self._send(m.RescindChannelOffer(relid))
+            self.rescind_channel(relid)
         self.end("the host withdrew the device")
+
+    def rescind_channel(self, relid: int) -> None:
+        """Withdraw one open channel; what the guest lends and its connection stay."""
+        self._close_channel(relid)
+        with contextlib.suppress(ChannelError, LocalProtocolError):
+            self._send(m.RescindChannelOffer(relid))
 
     def reconsider(self) -> bool:
         """Take the policy now in force; False when it does not name this guest any more.

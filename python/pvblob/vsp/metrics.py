@@ -42,7 +42,7 @@ SECONDS_BUCKETS = (
     10.0,
     60.0,
 )
-_GAUGES = frozenset({"lent_bytes", "kept_answers", "kept_bytes", "uploads", "spooled_bytes"})
+_GAUGES = frozenset({"lent_bytes", "kept_answers", "kept_bytes", "uploads", "spooled_bytes", "connections"})
 
 
 class Metrics(Collector):
@@ -50,12 +50,14 @@ class Metrics(Collector):
 
     host: None until it has started.  batches: gives the committer's batch sizes as (bound, how many up to it) and
     their sum, when there is a committer.  accounts: gives the counters of each account elsewhere, if there are any.
+    front: gives the HTTP front's counters, and as `connections` how many are open now; None without a front.
     """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
         self.host: Host | None = None
         self.batches: Callable[[], tuple[Sequence[tuple[int, int]], int]] | None = None
+        self.front: Callable[[], Mapping[str, int]] | None = None
         self.accounts: Callable[[], Mapping[str, Mapping[str, int]]] | None = None
         labels = ("via", "operation")
         self._requests = Counter(
@@ -88,6 +90,8 @@ class Metrics(Collector):
         """Yield what the host knows at this moment."""
         if self.host is not None:
             yield from self._of_host(self.host)
+        if self.front is not None:
+            yield from _families("pvblob_front", self.front(), "the HTTP front; see pvblob status")
         if self.accounts is not None:
             yield from account_families(self.accounts())
         if self.batches is not None:
