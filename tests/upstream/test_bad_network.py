@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import resource
 import signal
 import threading
 import time
@@ -14,6 +16,7 @@ import pytest
 
 from pvblob import AsyncClient, Client
 from pvblob.errors import BlobError
+from tests.end_to_end.serving import pvblob
 from tests.upstream.network import ProxyThread
 from tests.upstream.proxy import Faults
 from tests.upstream.world import ACCOUNT, Authority, Elsewhere, ServingHost, upstream_table
@@ -177,6 +180,43 @@ def test_a_host_killed_in_mid_fill_serves_no_wrong_byte_afterwards(
     reader.join(60)
     assert not reader.is_alive()
     read()
+
+
+def test_a_cache_whose_disk_is_full_serves_every_guest_all_the_same(client: Client, far_host: ServingHost) -> None:
+    """Issue 5, chaos: cache disk full (files of the host may not grow any more)."""
+    data = os.urandom(9 * MIB)
+    client.put("network", "cached/full", data)
+    soft, hard = resource.prlimit(far_host.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(far_host.pid, resource.RLIMIT_FSIZE, (MIB, hard))
+    try:
+        for _ in range(4):
+            assert client.get("network", "cached/full") == data
+            assert client.get("network", "cached/full", offset=5 * MIB, length=MIB) == data[5 * MIB : 6 * MIB]
+    finally:
+        resource.prlimit(far_host.pid, resource.RLIMIT_FSIZE, (soft, hard))
+    assert client.get("network", "cached/full") == data
+
+
+def test_damaged_cache_files_are_fetched_again_while_the_host_runs(
+    client: Client, far_host: ServingHost, module_dir: Path
+) -> None:
+    """Issue 5, chaos: cache file corrupted, cut short, or replaced by another block's."""
+    data = os.urandom(12 * MIB)
+    client.put("network", "cached/damaged", data)
+    assert client.get("network", "cached/damaged") == data
+    blocks = [path for path in (module_dir / "far-cache").iterdir() if len(path.name) == 64]
+    assert len(blocks) >= 3
+    for number, path in enumerate(blocks):
+        with path.open("r+b") as file:
+            if number % 3 == 0:
+                file.write(b"damage")
+            elif number % 3 == 1:
+                file.truncate(1000)
+            else:
+                file.write(blocks[number - 1].read_bytes())
+    assert client.get("network", "cached/damaged") == data
+    state = json.loads(pvblob("cache", "stats", "--json", "--socket", str(far_host.socket_path)).stdout)
+    assert sum(row["damaged"] for row in state["containers"]) >= 3
 
 
 def test_no_secret_is_in_any_log(far_host: ServingHost, elsewhere: Elsewhere) -> None:

@@ -111,6 +111,11 @@ class ServingHost:
         assert line, self.log.read_text()
         self.ready = json.loads(line)
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def signal(self, number: int) -> None:
         assert self._process is not None
         self._process.send_signal(number)
