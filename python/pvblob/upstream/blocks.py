@@ -75,7 +75,8 @@ class BlockStore:
         self._lent: dict[str, set[Lent]] = {}
         self._lent_fds = 0
         # Each is open twice while the data plane reads it; guests need descriptors too.
-        self._lent_fds_max = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1] // 16, 1 << 16)
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        self._lent_fds_max = 1 << 16 if descriptors == resource.RLIM_INFINITY else min(descriptors // 16, 1 << 16)
         self._attempts = itertools.count(1)
         self.tallies = Tallies()
         self._lock_fd = -1
@@ -178,9 +179,13 @@ class BlockStore:
 
     # ---- lending
 
+    def may_lend(self, count: int) -> bool:
+        """Say whether so many more blocks may be lent."""
+        return self._lent_fds + count <= self._lent_fds_max
+
     async def lend(self, keys: Sequence[BlockKey], lengths: Sequence[int], revoke: Callable[[], None]) -> Lent | None:
         """Open all these blocks; None when one is not here. *revoke* is called when one has to go, or was changed."""
-        if self._lent_fds + len(keys) > self._lent_fds_max:
+        if not self.may_lend(len(keys)):
             return None
         lent = Lent(self, revoke)
         try:

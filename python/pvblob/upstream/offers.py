@@ -34,15 +34,18 @@ class Offers:
         ends_s = None if rule.mode == "immutable" else state.asked_at_s + rule.max_age_s
         if state.head is not version.head or observed.value & 1 or (ends_s is not None and time.monotonic() >= ends_s):
             return None
-        keys = [version.key(number) for number in range(min(version.blocks, BLOCKS_PER_OFFER_MAX + 1))]
-        if len(keys) > BLOCKS_PER_OFFER_MAX or not all(key in self._store for key in keys):
+        if version.blocks > BLOCKS_PER_OFFER_MAX or not self._store.may_lend(version.blocks):
+            return None
+        if not self._is_complete(state, version):
             return None
         properties = await self._properties(request, state, version)
         if properties is None:
             return None
         lengths = [version.length(number) for number in range(version.blocks)]
+        keys = [version.key(number) for number in range(version.blocks)]
         lent = await self._store.lend(keys, lengths, state.expire)
         if lent is None:
+            state.complete_to = 0
             return None
         if ends_s is not None:
             # However late that is: an entry of a generation that has moved meanwhile is not installed.
@@ -59,6 +62,14 @@ class Offers:
             generations=(observed,),
             content=FileContent(extents, lent.close),
         )
+
+    def _is_complete(self, state: BlobState, version: Version) -> bool:
+        """Say whether every block was here: looked at once each, however many reads come before the last is."""
+        while state.complete_to < version.blocks:
+            if version.key(state.complete_to) not in self._store:
+                return False
+            state.complete_to += 1
+        return True
 
     async def _properties(
         self, request: Request, state: BlobState, version: Version
