@@ -136,3 +136,4 @@ def test_help_lists_every_command_with_examples(pvblob: Run) -> None:
     for command in SUMMARIES:
         assert f" {command} " in shown.stdout
         assert "Examples:" in pvblob(command, "--help").stdout
+    assert "[[upstream]]" in pvblob("serve", "--help").stdout  # no markup of the terminal's

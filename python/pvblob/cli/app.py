@@ -47,12 +47,15 @@ class Commands(TyperGroup):
             return None
         module = import_module(f"pvblob.cli.{cmd_name}")
         if hasattr(module, "commands"):
-            group = typer.main.get_command(module.commands)
-            group.name, group.short_help = cmd_name, SUMMARIES[cmd_name]
-            return group
-        single = typer.Typer(add_completion=False)
-        single.command(cmd_name, help=module.HELP, short_help=SUMMARIES[cmd_name])(module.run)
-        return typer.main.get_command(single)
+            command = typer.main.get_command(module.commands)
+            command.name, command.short_help = cmd_name, SUMMARIES[cmd_name]
+        else:
+            single = typer.Typer(add_completion=False)
+            single.command(cmd_name, help=module.HELP, short_help=SUMMARIES[cmd_name])(module.run)
+            command = typer.main.get_command(single)
+        for one in (command, *getattr(command, "commands", {}).values()):
+            one.help = _flowing(one.help or "")
+        return command
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; every foreseen failure becomes one line on standard error and an exit code."""
@@ -80,6 +83,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Host-accelerated blob access. Blobs are written CONTAINER/BLOB or pvblob://ACCOUNT/CONTAINER/BLOB.",
 )
+
+
+def _flowing(text: str) -> str:
+    """Return a help text whose paragraphs wrap where the terminal ends, examples aside; its brackets are no markup."""
+    from rich.markup import escape
+
+    paragraphs = (paragraph.strip("\n") for paragraph in text.split("\n\n"))
+    return "\n\n".join(escape(one if one.startswith(" ") else " ".join(one.split())) for one in paragraphs)
 
 
 def _version(wanted: bool) -> None:
