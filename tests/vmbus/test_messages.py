@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from collections.abc import Callable
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -199,3 +202,18 @@ def test_text_from_a_peer_is_printable(reason: str, sent: bytes) -> None:
 def test_a_message_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         m.CloseChannel(1).relid = 2  # type: ignore[misc]
+
+
+def test_messages_are_values_that_never_change() -> None:
+    offer = m.RelidReleased(relid=7)
+    assert offer == m.RelidReleased(7) == pickle.loads(pickle.dumps(offer)) == copy.copy(offer)
+    assert offer != m.RelidReleased(8)
+    assert len({offer, m.RelidReleased(7), replace(offer, relid=8)}) == 2
+    assert repr(offer) == "RelidReleased(relid=7)"
+    with pytest.raises(FrozenInstanceError):
+        offer.relid = 8  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        del offer.relid
+    for values, named in (((), {}), ((1, 2), {}), ((1,), {"relid": 1}), ((), {"relid": 1, "other": 2})):
+        with pytest.raises(TypeError, match="RelidReleased"):
+            m.RelidReleased(*values, **named)

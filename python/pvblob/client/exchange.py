@@ -27,7 +27,6 @@ from pvblob.client.sources import (
 from pvblob.client.steps import Attach, Collect, Conversation, Fill, Lend, Post, attach
 from pvblob.errors import DeviceGone, HostUnavailable, LentMemoryExhausted
 from pvblob.http import Request
-from pvblob.vsc.aio import AsyncDevice
 from pvblob.vsc.device import Device
 
 if TYPE_CHECKING:
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+    from pvblob.vsc.aio import AsyncDevice
     from pvblob.vsc.registration import Placed, RegisteredMemory
 
 __all__ = ["Answer", "AsyncExchange", "AsyncUploadSource", "Exchange", "UploadSource"]
@@ -215,6 +215,9 @@ class AsyncExchange(_Settings):
     """The same for asyncio; usable from several loops, beside blocking callers on the same device."""
 
     def __init__(self, socket_path: str | None = None, *, device: Device | None = None) -> None:
+        # asyncio is a third of what a blocking program would import.
+        from pvblob.vsc.aio import AsyncDevice
+
         super().__init__(socket_path, device=device)
         self._adevice = AsyncDevice(self._device)
 

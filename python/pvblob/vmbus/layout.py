@@ -143,8 +143,78 @@ def payload_to_end(offset: int, *, default: Any = MISSING) -> Any:
     field_specifiers=(u8, u16, u32, u64, guid, raw, text, text_to_end, u64_to_end, payload_to_end),
 )
 def wire(cls: type[T]) -> type[T]:
-    """Make *cls* a frozen, slotted dataclass whose fields know their place in bytes."""
-    return dataclass(frozen=True, slots=True)(cls)
+    """Make *cls* a frozen, slotted dataclass whose fields know their place in bytes.
+
+    Its methods are shared and written out below: `dataclass` would compile six of them for each of thirty classes,
+    which every program that imports the client would wait for.
+    """
+    for name, method in _METHODS.items():
+        setattr(cls, name, method)
+    return dataclass(init=False, repr=False, eq=False, slots=True)(cls)
+
+
+_DEFAULTS: dict[type, dict[str, Any]] = {}
+
+
+def _defaults(cls: type) -> dict[str, Any]:
+    """Return the default of every field, MISSING where there is none, in the order of declaration."""
+    found = _DEFAULTS.get(cls)
+    if found is None:
+        found = _DEFAULTS[cls] = {one.name: one.default for one in dataclasses.fields(cls)}
+    return found
+
+
+def _init(self: Any, *values: Any, **named: Any) -> None:
+    kind = type(self)
+    defaults = _defaults(kind)
+    given = dict(zip(defaults, values)) | named  # noqa: B905  # judged below
+    if len(values) > len(defaults) or len(given) != len(values) + len(named) or not given.keys() <= defaults.keys():
+        raise TypeError(f"{kind.__name__} takes {', '.join(defaults) or 'nothing'}, each once")
+    for name, default in defaults.items():
+        value = given.get(name, default)
+        if value is MISSING:
+            raise TypeError(f"{kind.__name__} needs {name}")
+        object.__setattr__(self, name, value)
+
+
+def _values(value: object) -> tuple[Any, ...]:
+    return tuple(getattr(value, name) for name in _defaults(type(value)))
+
+
+def _repr(self: object) -> str:
+    pairs = zip(_defaults(type(self)), _values(self), strict=True)
+    return f"{type(self).__qualname__}({', '.join(f'{name}={value!r}' for name, value in pairs)})"
+
+
+def _eq(self: object, other: object) -> bool:
+    return _values(self) == _values(other) if type(other) is type(self) else NotImplemented
+
+
+def _hash(self: object) -> int:
+    return hash(_values(self))
+
+
+def _reduce(self: object) -> tuple[type, tuple[Any, ...]]:
+    return type(self), _values(self)
+
+
+def _refuse_to_setattr(self: object, name: str, value: object) -> None:
+    raise dataclasses.FrozenInstanceError(f"{type(self).__name__}.{name} never changes")
+
+
+def _refuse_to_delattr(self: object, name: str) -> None:
+    raise dataclasses.FrozenInstanceError(f"{type(self).__name__}.{name} never changes")
+
+
+_METHODS: dict[str, Callable[..., Any]] = {
+    "__init__": _init,
+    "__repr__": _repr,
+    "__eq__": _eq,
+    "__hash__": _hash,
+    "__reduce__": _reduce,
+    "__setattr__": _refuse_to_setattr,
+    "__delattr__": _refuse_to_delattr,
+}
 
 
 def placed_fields(cls: type) -> list[tuple[str, Placed]]:
