@@ -12,17 +12,22 @@
 use std::env;
 use std::error::Error;
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, stdin};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 const USAGE: &str = "usage: pvblob-network PORT DELAY_MS\n\
     carries connections to 127.0.0.1:PORT, every byte DELAY_MS late; a line on standard input asks for its counters";
@@ -124,11 +129,44 @@ async fn direction(
 }
 
 async fn arrive(mut under_way: mpsc::Receiver<(Instant, Bytes)>, mut to: OwnedWriteHalf) {
+    let Ok(alarm) = Alarm::new() else { return };
     while let Some((due, bytes)) = under_way.recv().await {
-        sleep_until(due).await;
+        if alarm.wait_until(due).await.is_err() {
+            return;
+        }
         if to.write_all(&bytes).await.is_err() {
             return;
         }
     }
     let _ = to.shutdown().await;
+}
+
+/// The kernel's timer: the runtime's own counts in milliseconds, and would make a delay of 5 one of 6.
+struct Alarm(AsyncFd<OwnedFd>);
+
+impl Alarm {
+    fn new() -> io::Result<Self> {
+        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+        Ok(Self(AsyncFd::register(timerfd_create(TimerfdClockId::Monotonic, flags)?)?))
+    }
+
+    async fn wait_until(&self, due: Instant) -> io::Result<()> {
+        let left = due.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        let never = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let once = Itimerspec {
+            it_interval: never,
+            it_value: Timespec { tv_sec: left.as_secs() as _, tv_nsec: i64::from(left.subsec_nanos()) as _ },
+        };
+        timerfd_settime(self.0.get_ref(), TimerfdTimerFlags::empty(), &once)?;
+        loop {
+            let mut ready = self.0.readable().await?;
+            match ready.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), &mut [0; 8])?)) {
+                Ok(read) => return read.map(|_| ()),
+                Err(_would_block) => {}
+            }
+        }
+    }
 }

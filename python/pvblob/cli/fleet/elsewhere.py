@@ -131,13 +131,18 @@ def open_elsewhere(corpus: Corpus, directory: Path, narrate: Narrate) -> Iterato
 
 
 def _certificates(directory: Path) -> Sequence[Path]:
-    """Write a CA's certificate, and one for 127.0.0.1 with its key."""
+    """Write who may vouch for servers, and a certificate for 127.0.0.1 with its key.
+
+    The run's CA is one more in the bundle that requests has by default: reading that is what a program's first
+    connection costs.
+    """
+    import certifi
     import trustme
 
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1", "localhost")
     paths = [directory / name for name in ("authority.pem", "certificate.pem", "key.pem")]
-    authority.cert_pem.write_to_path(paths[0])
+    paths[0].write_bytes(Path(certifi.where()).read_bytes() + b"\n" + authority.cert_pem.bytes())
     paths[1].write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
     issued.private_key_pem.write_to_path(paths[2])
     return paths
