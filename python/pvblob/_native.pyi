@@ -544,6 +544,7 @@ class UpstreamEndpoint:
     @property
     def dialed(self) -> int:
         """Connections made so far."""
+    def resolve_to(self, addresses: list[str]) -> None: ...
     def drop_idle(self) -> None: ...
 
 @final

@@ -23,6 +23,7 @@ SECRET = "c2VjcmV0LXNlY3JldA"
         ('[[upstream]]\naccount = "contoso"\nsas_env = "A"\nidentity = "cli"', "not sas_env and identity"),
         ('[[upstream]]\naccount = "a12"\nidentity = "cli"\n[[upstream]]\naccount = "a12"\nidentity = "cli"', "twice"),
         ('[[upstream]]\naccount = "a12"\nidentity = "cli"\n[[upstream.cache]]\ncontainer = "c"', "cache_dir"),
+        ('[[upstream]]\naccount = "a12"\nidentity = "cli"\naddresses = ["nowhere"]', "upstream.0.addresses"),
         (f'[accounts]\ncontoso = "{SECRET}*"', "not base64"),
         ('http_certificate = "c.pem"', "go together"),
     ],
@@ -40,9 +41,11 @@ def test_a_table_becomes_an_account(tmp_path: Path) -> None:
     config = tmp_path / "pvblob.toml"
     config.write_text(
         'cache_dir = "/c"\n[[upstream]]\naccount = "contoso"\nsas_file = "token"\npart_size = 1048576\n'
+        'addresses = ["10.0.0.4", "fd00::4"]\n'
         '[[upstream.cache]]\ncontainer = "models"\nprefix = "v1/"\nmode = "immutable"\n'
     )
     (table,) = load({}, config).upstream
     account = account_settings(table)
     assert (account.authorization, account.secret_file, account.part_size_bytes) == ("sas", Path("token"), 1 << 20)
+    assert account.addresses == ("10.0.0.4", "fd00::4")
     assert account.cache == (CacheRule("models", b"v1/", "immutable"),)

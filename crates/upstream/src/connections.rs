@@ -3,6 +3,7 @@
 //! How many there may be at once is the control plane's to decide: it admits requests.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -77,6 +78,11 @@ impl Connections {
             open: Arc::default(),
             dialed: AtomicU64::new(0),
         })
+    }
+
+    /// Has connections from now on go to `addresses` instead of where the host's name leads; empty: as its name says.
+    pub fn resolve_to(&self, addresses: Vec<IpAddr>) {
+        self.dialer.resolve_to(addresses);
     }
 
     /// Connections that are open now.

@@ -1,7 +1,8 @@
 //! One endpoint: its address, who it must prove to be, and how a connection to it is made.
 
 use std::io;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
@@ -38,6 +39,8 @@ pub struct EndpointSettings {
 pub(crate) struct Dialer {
     host: String,
     port: u16,
+    /// Where to connect to instead of looking the name up; empty: look it up.
+    addresses: Mutex<Vec<IpAddr>>,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     connect_timeout: Duration,
 }
@@ -56,7 +59,23 @@ impl Dialer {
             }
             None => None,
         };
-        Ok(Self { host: settings.host.clone(), port: settings.port, tls, connect_timeout: settings.connect_timeout })
+        Ok(Self {
+            host: settings.host.clone(),
+            port: settings.port,
+            addresses: Mutex::default(),
+            tls,
+            connect_timeout: settings.connect_timeout,
+        })
+    }
+
+    /// Has connections from now on go to `addresses`; who answers there must prove to be the same host.
+    pub(crate) fn resolve_to(&self, addresses: Vec<IpAddr>) {
+        *self.addresses.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
+    }
+
+    fn addresses(&self) -> Vec<SocketAddr> {
+        let addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        addresses.iter().map(|&address| SocketAddr::new(address, self.port)).collect()
     }
 
     /// Makes a connection.
@@ -69,7 +88,12 @@ impl Dialer {
     async fn connect(&self) -> Result<Box<dyn Duplex>, Failure> {
         let unreachable = |error: io::Error| Failure::new(FailureKind::Unreachable, error);
         // All addresses in turn, as the resolver orders them.
-        let tcp = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(unreachable)?;
+        let addresses = self.addresses();
+        let connected = match &addresses[..] {
+            [] => TcpStream::connect((self.host.as_str(), self.port)).await,
+            addresses => TcpStream::connect(addresses).await,
+        };
+        let tcp = connected.map_err(unreachable)?;
         tcp.set_nodelay(true).map_err(unreachable)?;
         let Some((connector, name)) = &self.tls else { return Ok(Box::new(tcp)) };
         let stream = connector.connect(name.clone(), tcp).await.map_err(|error| {

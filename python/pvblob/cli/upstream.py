@@ -31,6 +31,7 @@ def account_settings(table: UpstreamSettings) -> AccountSettings:
         secret_variable=table.account_key_env or table.sas_env,
         identity=table.identity or "default",
         client_id=table.client_id,
+        addresses=tuple(map(str, table.addresses)),
         ca_file=table.ca_file,
         connections_max=table.connections_max,
         connections_warm=table.connections_warm,

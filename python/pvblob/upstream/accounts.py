@@ -49,6 +49,7 @@ class AccountSettings:
     authorization: what the host adds. "key" and "sas": secret_file or secret_variable holds it; "identity": a token of
     azure-identity, client_id saying whose where there are several; "guest": what the guest sent; "none": nothing.
     ca_file: PEM; None: the system's.  connections_max: at once.  connections_warm: kept ready.
+    addresses: IP addresses that `endpoint` is at; none: its name is looked up for every connection.
     requests_per_s, bytes_per_s: None for no limit.  part_size_bytes, parallel, put_block_bytes: see `Cutting`.
     hedge_after_s: a read that has no answer after so long is asked a second time; None: never.
     stall_timeout_s: content that stops coming for so long is asked for again.  cache: what is kept on the local disk.
@@ -63,6 +64,7 @@ class AccountSettings:
     secret_variable: str | None = None
     identity: Identity = "default"
     client_id: str | None = None
+    addresses: tuple[str, ...] = ()
     ca_file: Path | None = None
     connections_max: int = 64
     connections_warm: int = 2
@@ -157,6 +159,7 @@ class Accounts:
 
     async def _attempts(self, settings: AccountSettings) -> Attempts:
         primary = _location(settings.endpoint or f"https://{settings.account}.blob.core.windows.net", settings)
+        primary.connections.resolve_to(list(settings.addresses))
         secondary = _location(settings.secondary_endpoint, settings) if settings.secondary_endpoint else None
         credential = self._credential(settings)
         if settings.authorization in ("key", "sas"):

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyAddress, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from pvblob.errors import SettingsError
@@ -73,6 +73,7 @@ class UpstreamSettings(BaseModel):
     identity: Literal["default", "managed", "workload", "cli", "environment"] | None = None
     client_id: str | None = None
     authorization: Literal["guest", "none"] | None = None
+    addresses: tuple[IPvAnyAddress, ...] = ()
     ca_file: Path | None = None
     connections_max: int = Field(64, ge=1, le=4096)
     connections_warm: int = Field(2, ge=0, le=256)
