@@ -27,7 +27,7 @@ async def test_who_waits_is_served_guest_by_guest_in_turn() -> None:
     held.release()
     await asyncio.gather(*tasks)
     assert order[:4] == ["greedy", "modest", "greedy", "modest"]
-    assert budget._free == 1
+    assert budget.connections.free == 1
 
 
 async def test_who_is_cancelled_while_waiting_loses_nothing_for_others() -> None:
@@ -42,7 +42,7 @@ async def test_who_is_cancelled_while_waiting_loses_nothing_for_others() -> None
     lease = await waiting[2]
     for one in (*held, lease):
         one.release()
-    assert (budget._free, machine._free) == (2, 2)
+    assert (budget.connections.free, machine.connections.free) == (2, 2)
     for one in waiting[:2]:
         with pytest.raises(asyncio.CancelledError):
             await one
@@ -64,7 +64,7 @@ async def test_all_accounts_together_stay_below_the_machines_bound() -> None:
 
     await asyncio.gather(*(use(accounts[n % 2], f"g{n % 5}") for n in range(60)))
     assert most == 3
-    assert machine._free == 3
+    assert machine.connections.free == 3
 
 
 async def test_requests_per_second_are_kept() -> None:

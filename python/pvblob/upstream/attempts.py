@@ -152,9 +152,9 @@ class Attempts:
         except BaseException:
             lease.release()
             raise
-        answer.received = self.counters.received
+        answer.received = self._received
         if answer.content is not None:
-            self.counters.received(len(answer.content))
+            self._received(len(answer.content))
             answer.drop()
         course.from_secondary = location is self.secondary
         return answer
@@ -192,6 +192,10 @@ class Attempts:
             raise failure
         finally:
             await _end(racing)
+
+    def _received(self, size_bytes: int) -> None:
+        self.counters.received(size_bytes)
+        self.budget.count_bytes(size_bytes)
 
     async def _ready(self, request: Request, course: _Course) -> None:
         if self.pause.left_s > course.left_s:

@@ -49,9 +49,56 @@ class Lease:
             self.held = False
             self.budget.give_back()
 
-    def used(self, size_bytes: int) -> None:
-        """Count bytes that came; the account's next requests wait for them."""
-        self.budget.count_bytes(size_bytes)
+
+class Turns:
+    """*free* places; who waits for one is served guest by guest in turn."""
+
+    def __init__(self, free: int) -> None:
+        self.free = free
+        self.waited = 0
+        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+
+    def take_at_once(self) -> bool:
+        """Take a place if nobody has to wait for it."""
+        if not self.free or self._waiting:
+            return False
+        self.free -= 1
+        return True
+
+    async def take(self, guest: str) -> None:
+        """Take a place when it is *guest*'s turn."""
+        if self.take_at_once():
+            return
+        self.waited += 1
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(guest, deque()).append(future)
+        try:
+            await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():
+                self.give_back()  # it was given to us as we were cancelled
+            else:
+                self._forget(guest, future)
+            raise
+
+    def give_back(self) -> None:
+        """Give a place back, and on to who waits."""
+        while self._waiting:
+            guest, waiting = self._waiting.popitem(last=False)
+            future = waiting.popleft()
+            if waiting:
+                self._waiting[guest] = waiting  # at the end: the others come first
+            if not future.done():
+                future.set_result(None)
+                return
+        self.free += 1
+
+    def _forget(self, guest: str, future: asyncio.Future[None]) -> None:
+        waiting = self._waiting.get(guest)
+        if waiting is not None and future in waiting:
+            waiting.remove(future)
+            if not waiting:
+                del self._waiting[guest]
 
 
 class Budget:
@@ -65,40 +112,43 @@ class Budget:
         bytes_per_s: float | None = None,
         machine: Budget | None = None,
     ) -> None:
-        self._free = connections_max
+        self.connections = Turns(connections_max)
         self._requests = Rate(requests_per_s)
         self._bytes = Rate(bytes_per_s)
+        # One at a time waits for the rates, so that what is left of them goes round among the guests too.
+        self._next = Turns(1)
         self._machine = machine
-        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
-        self.waited = 0
+
+    @property
+    def waited(self) -> int:
+        """How many had to wait for a connection."""
+        return self.connections.waited
 
     async def acquire(self, guest: str, size_bytes: int) -> Lease:
         """Return a lease once it is *guest*'s turn and the rates allow it. size_bytes: of content to be sent."""
-        await self._turn(guest)
+        await self._next.take(guest)
         try:
-            if self._machine is not None:
-                await self._machine._turn(guest)
             wait_s = max(self._requests.take(1), self._bytes.take(size_bytes))
             if wait_s:
-                try:
-                    await asyncio.sleep(wait_s)
-                except BaseException:
-                    if self._machine is not None:
-                        self._machine._give_back_own()
-                    raise
-        except BaseException:
-            self._give_back_own()
-            raise
+                await asyncio.sleep(wait_s)
+        finally:
+            self._next.give_back()
+        await self.connections.take(guest)
+        if self._machine is not None:
+            try:
+                await self._machine.connections.take(guest)
+            except BaseException:
+                self.connections.give_back()
+                raise
         return Lease(self)
 
     def acquire_at_once(self) -> Lease | None:
         """Return a lease if nobody has to wait for it, else None."""
-        machine = self._machine
-        if not self._free or self._waiting or (machine is not None and (not machine._free or machine._waiting)):
+        if not self.connections.take_at_once():
             return None
-        self._free -= 1
-        if machine is not None:
-            machine._free -= 1
+        if self._machine is not None and not self._machine.connections.take_at_once():
+            self.connections.give_back()
+            return None
         self._requests.take(1)
         return Lease(self)
 
@@ -112,43 +162,9 @@ class Budget:
     def give_back(self) -> None:
         """Take a lease back and pass it on."""
         if self._machine is not None:
-            self._machine._give_back_own()
-        self._give_back_own()
+            self._machine.connections.give_back()
+        self.connections.give_back()
 
     def count_bytes(self, size_bytes: int) -> None:
-        """Charge bytes that have been received already."""
+        """Charge bytes that have been received already; the account's next requests wait for them."""
         self._bytes.take(size_bytes)
-
-    async def _turn(self, guest: str) -> None:
-        if self._free and not self._waiting:
-            self._free -= 1
-            return
-        self.waited += 1
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(guest, deque()).append(future)
-        try:
-            await future
-        except asyncio.CancelledError:
-            if future.done() and not future.cancelled():
-                self._give_back_own()  # it was given to us as we were cancelled
-            else:
-                self._forget(guest, future)
-            raise
-
-    def _forget(self, guest: str, future: asyncio.Future[None]) -> None:
-        waiting = self._waiting.get(guest)
-        if waiting is not None and future in waiting:
-            waiting.remove(future)
-            if not waiting:
-                del self._waiting[guest]
-
-    def _give_back_own(self) -> None:
-        while self._waiting:
-            guest, waiting = self._waiting.popitem(last=False)
-            future = waiting.popleft()
-            if waiting:
-                self._waiting[guest] = waiting  # at the end: the others come first
-            if not future.done():
-                future.set_result(None)
-                return
-        self._free += 1

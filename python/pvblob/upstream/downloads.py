@@ -140,7 +140,6 @@ class RemoteContent(ArrivingContent):
         done, breaks = 0, 0
         while done < size:
             stream = await self._stream_at(start + done, start + size)
-            before = stream.position
             try:
                 wanted = min(size - done, stream.end - stream.position)
                 moved = await stream.answer.fill(buffer, start - base + done, wanted)
@@ -152,8 +151,6 @@ class RemoteContent(ArrivingContent):
                 breaks += 1
                 self._broke(stream, failure, breaks)
             finally:
-                if stream.answer.lease is not None:
-                    stream.answer.lease.used(stream.position - before)
                 self._leave(stream)
 
     async def _chunks(self, start: int, end: int) -> AsyncIterator[bytes]:
