@@ -264,4 +264,4 @@ async def test_a_slow_read_is_asked_a_second_time_and_a_write_is_not(
     assert [one.status for one in outcomes] == [200, 200]
     assert asked == {b"GET": 2, b"PUT": 1}
     assert backend.attempts.counters.hedged == 1
-    assert backend.attempts.budget._free == 2
+    assert backend.attempts.budget.connections.free == 2

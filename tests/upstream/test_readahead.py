@@ -142,7 +142,7 @@ async def test_what_is_read_ahead_for_a_reader_that_leaves_is_called_off(reading
     reading.account.forget_reader(1)
     await asyncio.wait(fetches)
     assert all(task.cancelled() for task in fetches)
-    assert reading.account.attempts.budget._free == 64, "their connections are free again"
+    assert reading.account.attempts.budget.connections.free == 64, "their connections are free again"
     assert not list(reading.store.directory.glob("*.part"))
 
 

@@ -58,6 +58,11 @@ class Turns:
         self.waited = 0
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
 
+    @property
+    def spare(self) -> int:
+        """How many places nobody waits for."""
+        return 0 if self._waiting else self.free
+
     def take_at_once(self) -> bool:
         """Take a place if nobody has to wait for it."""
         if not self.free or self._waiting:
@@ -155,9 +160,10 @@ class Budget:
     @property
     def spare(self) -> int:
         """How many leases nobody waits for; none while a rate is overdrawn."""
-        if self._waiting or self._requests.owes or self._bytes.owes:
+        if not self._next.spare or self._requests.owes or self._bytes.owes:
             return 0
-        return self._free if self._machine is None else min(self._free, self._machine.spare)
+        own = self.connections.spare
+        return own if self._machine is None else min(own, self._machine.spare)
 
     def give_back(self) -> None:
         """Take a lease back and pass it on."""
