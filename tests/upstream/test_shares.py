@@ -86,24 +86,25 @@ async def test_what_comes_counts_however_small_it_is(account: OpenAccount, autho
         assert time.monotonic() - began_s >= 0.3
 
 
+async def naming_itself(address: str, port: int, authority: Authority) -> asyncio.Server:
+    """Serve at *address*: every answer's content is the address."""
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(authority.issue())
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := await reader.read(4096):
+            assert head.endswith(b"\r\n\r\n")
+            writer.write(said("200 OK", address.encode()))
+        writer.close()
+
+    return await asyncio.start_server(talk, address, port, ssl=tls)
+
+
 async def test_a_changed_address_is_followed_and_old_connections_retire(authority: Authority) -> None:
     """Issue 5, shown by: DNS change. Connections of the old address are used until their age, and no longer."""
-    certificate = authority.issue()
-    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    tls.load_cert_chain(certificate)
-
-    async def serve(address: str, port: int) -> asyncio.Server:
-        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            while head := await reader.read(4096):
-                assert head.endswith(b"\r\n\r\n")
-                writer.write(said("200 OK", address.encode()))
-            writer.close()
-
-        return await asyncio.start_server(talk, address, port, ssl=tls)
-
-    first = await serve("127.0.0.1", 0)
+    first = await naming_itself("127.0.0.1", 0, authority)
     port = first.sockets[0].getsockname()[1]
-    second = await serve("127.0.0.2", port)
+    second = await naming_itself("127.0.0.2", port, authority)
     limits = {"connect_timeout_s": 5.0, "stall_timeout_s": 5.0, "idle_timeout_s": 60.0, "age_s_max": 1.0}
     endpoint = _native.UpstreamEndpoint("localhost", port, authority.file.read_bytes(), idle_max=4, **limits)
     endpoint.resolve_to(["127.0.0.1"])

@@ -148,9 +148,8 @@ impl UpstreamEndpoint {
 
     /// IP addresses as text; empty: the host's name is looked up.
     fn resolve_to(&self, addresses: Vec<String>) -> PyResult<()> {
-        let parse = |text: &String| {
-            text.parse().map_err(|_| PyValueError::new_err(format!("{text:?} is not an IP address")))
-        };
+        let parse =
+            |text: &String| text.parse().map_err(|_| PyValueError::new_err(format!("{text:?} is not an IP address")));
         self.0.resolve_to(addresses.iter().map(parse).collect::<PyResult<_>>()?);
         Ok(())
     }
