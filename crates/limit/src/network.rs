@@ -12,7 +12,6 @@
 use std::env;
 use std::error::Error;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,9 +21,9 @@ use bytes::{Bytes, BytesMut};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
-use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, stdin};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::unix::pipe;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -141,13 +140,15 @@ async fn arrive(mut under_way: mpsc::Receiver<(Instant, Bytes)>, mut to: OwnedWr
     let _ = to.shutdown().await;
 }
 
-/// The kernel's timer: the runtime's own counts in milliseconds, and would make a delay of 5 one of 6.
-struct Alarm(AsyncFd<OwnedFd>);
+/// The kernel's timer: the runtime's own counts in milliseconds, and would make a delay of 5 one of 6. It is read as a
+/// pipe is.
+struct Alarm(pipe::Receiver);
 
 impl Alarm {
     fn new() -> io::Result<Self> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
-        Ok(Self(AsyncFd::register(timerfd_create(TimerfdClockId::Monotonic, flags)?)?))
+        let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+        Ok(Self(pipe::Receiver::from_owned_fd_unchecked(timer)?))
     }
 
     async fn wait_until(&self, due: Instant) -> io::Result<()> {
@@ -158,14 +159,14 @@ impl Alarm {
         let never = Timespec { tv_sec: 0, tv_nsec: 0 };
         let once = Itimerspec {
             it_interval: never,
-            it_value: Timespec { tv_sec: left.as_secs() as _, tv_nsec: i64::from(left.subsec_nanos()) as _ },
+            it_value: Timespec { tv_sec: left.as_secs() as _, tv_nsec: left.subsec_nanos().into() },
         };
-        timerfd_settime(self.0.get_ref(), TimerfdTimerFlags::empty(), &once)?;
+        timerfd_settime(&self.0, TimerfdTimerFlags::empty(), &once)?;
         loop {
-            let mut ready = self.0.readable().await?;
-            match ready.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), &mut [0; 8])?)) {
-                Ok(read) => return read.map(|_| ()),
-                Err(_would_block) => {}
+            self.0.readable().await?;
+            match self.0.try_read(&mut [0; 8]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return read.map(|_| ()),
             }
         }
     }
