@@ -78,7 +78,7 @@ fuzz: ## Search for bytes that break the data plane, FUZZ_SECONDS per target (60
 	done
 
 # What Miri can run: no system calls, so no mappings; those run under the fuzzers' address sanitizer.
-miri: ## The index arithmetic, packets, ranges and codecs under Miri's rules for undefined behaviour
+miri: ## The index arithmetic, packets, ranges and codecs, and a few fuzzing inputs (fuzz/miri), under Miri (half a minute)
 	@cargo +nightly miri --version >/dev/null 2>&1 || { echo "missing: rustup component add --toolchain nightly miri rust-src"; exit 1; }
 	MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test --quiet -p vmbus --lib -- gpa:: ring:: packet:: poll:: layout::
 	MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test --quiet -p pvblob-fuzz --test replay
