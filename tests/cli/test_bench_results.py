@@ -138,6 +138,13 @@ def test_the_faster_of_two_peers_counts() -> None:
     assert verdict("1 client, 64 MiB: channel / the faster client of nginx WebDAV", rows) == (SHORT, 0.5)
 
 
+def test_a_blob_that_was_not_read_to_its_end_proves_nothing_about_bytes_from_the_account() -> None:
+    shared = {"scenario": "upstream-shared", "blob_bytes": 1000}
+    goal = "upstream-shared, bytes from the account / size of the blob: channel"
+    for upstream_bytes, found in ((999.0, (UNKNOWN, None)), (1050.0, (REACHED, 1.05)), (1100.0, (SHORT, 1.1))):
+        assert verdict(goal, [row("channel", 1.0, upstream_bytes=upstream_bytes, **shared)]) == found
+
+
 def test_every_goal_names_rows_that_a_run_makes() -> None:
     made = {
         (scenario.name, path.name, path.operation, shape.block_bytes, shape.in_flight)

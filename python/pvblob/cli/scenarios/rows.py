@@ -75,8 +75,9 @@ class Row:
             parts = (self.client_cpu_s_per_gib, self.host_cpu_s_per_gib)
             return None if parts[0] is None or parts[1] is None else parts[0] + parts[1]
         if name == "upstream_bytes_per_blob_byte":
-            sizes = self.upstream_bytes, self.blob_bytes
-            return None if sizes[0] is None or not sizes[1] else sizes[0] / sizes[1]
+            came, wanted = self.upstream_bytes, self.blob_bytes
+            # Fewer bytes than the blob has: the section ended before all of it was read, which proves nothing.
+            return None if came is None or wanted is None or came < wanted else came / wanted
         found: float | None = getattr(self, name)
         return found
 
