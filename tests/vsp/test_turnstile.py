@@ -53,6 +53,27 @@ async def test_a_guest_that_has_nothing_else_there_enters_at_once_but_only_once_
     assert sorted(order) == [1] * 20 + [2]
 
 
+async def test_a_guest_is_not_alone_while_another_one_comes_and_goes_at_once() -> None:
+    turnstile = Turnstile(Shares(10_000, 1 << 30), entries_per_turn=50)
+    entered = 0
+
+    async def request(guest: int) -> None:
+        nonlocal entered
+        await turnstile.enter(guest, 0)
+        entered += 1
+        if guest == 2:
+            turnstile.leave(guest, 0)
+
+    flood = [asyncio.create_task(request(1)) for _ in range(1000)]
+    await turns(ALONE_AFTER + 20)
+    assert entered > ALONE_AFTER + 300
+    await request(2)
+    before = entered
+    await turns(ALONE_AFTER // 2)
+    assert entered - before <= ALONE_AFTER // 2 + 1
+    await asyncio.gather(*flood)
+
+
 async def test_a_guest_alone_is_let_in_faster() -> None:
     turnstile = Turnstile(Shares(10_000, 1 << 30), entries_per_turn=50)
     entered = 0

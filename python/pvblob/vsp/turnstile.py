@@ -42,6 +42,7 @@ class Turnstile:
             if not self._at_once:
                 self._loop.call_soon(self._at_once.clear)
             self._at_once.add(guest)
+            self._let(guest)
             return
         entry = self._loop.create_future()
         self._queue.put(guest, entry, size_bytes)
@@ -71,12 +72,15 @@ class Turnstile:
             if taken is None:
                 return
             guest, entry, _ = taken
-            self._streak = self._streak + 1 if guest == self._last else 0
-            self._last = guest
+            self._let(guest)
             if not entry.done():  # else cancelled in this very turn; its `enter` finds it taken and leaves
                 entry.set_result(None)
         if len(self._queue):
             self._schedule()
+
+    def _let(self, guest: int) -> None:
+        self._streak = self._streak + 1 if guest == self._last else 0
+        self._last = guest
 
     @property
     def running(self) -> int:
