@@ -233,3 +233,27 @@ def test_a_deadline_that_passes_is_an_error_as_a_value(gated_host: Any, gate: An
             finished = list(client.get_many("wait", [("10", 0, 10)]))
     assert [type(done.error) for done in finished] == [DeadlineExceeded]
     assert gate.cancelled == ["/wait/10"]
+
+
+@pytest.mark.parametrize("leaves", ["the first to wait", "the last to wait"])
+async def test_batches_of_one_loop_do_not_stop_each_others_watching(gated_host: Any, gate: Any, leaves: str) -> None:
+    """Design rule 7: whoever stops waiting leaves nobody behind on a channel that no one watches."""
+    client = await AsyncClient.connect(gated_host.socket_path)
+
+    async def read(size_bytes: int) -> list[int]:
+        reads = [(str(size_bytes), 0, size_bytes)]
+        return [len(one.result()) async for one in client.get_many("wait", reads)]
+
+    async def begun(size_bytes: int) -> asyncio.Task[list[int]]:
+        task = asyncio.create_task(read(size_bytes))
+        await asyncio.to_thread(gate.began.acquire)
+        return task
+
+    first, last = await begun(100), await begun(200)
+    leaving, staying = (first, last) if leaves == "the first to wait" else (last, first)
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    gate.open_gate()
+    assert await asyncio.wait_for(staying, timeout=10) in ([100], [200])
+    await client.aclose()

@@ -28,6 +28,7 @@ from pvblob.vsc.device import (
 )
 from pvblob.vsc.handshake import Handshake
 from pvblob.vsc.link import Link
+from pvblob.vsc.loop_watch import watch_of
 from pvblob.vsc.registration import RegisteredMemory
 
 T = TypeVar("T")
@@ -42,12 +43,12 @@ class LoopPort:
         self._loop = loop
         self._futures: dict[int, asyncio.Future[None]] = {}
         self._changes: list[asyncio.Future[None]] = []
-        self._watching = False
+        self._watch = watch_of(link, loop)
         loop.add_reader(self.waiter.fileno(), self._woken)
 
     def close(self) -> None:
         """Stop watching; those who still wait are woken and find the link closed."""
-        self._unwatch()
+        self._watch.remove(self)
         self.link.channel.leave(self.waiter)
         self._loop.remove_reader(self.waiter.fileno())
         self._wake_everyone()
@@ -60,6 +61,11 @@ class LoopPort:
         finally:
             self._futures.pop(token, None)
             self._stop_if_idle()
+
+    @property
+    def is_idle(self) -> bool:
+        """Nobody waits here."""
+        return not self._futures and not self._changes
 
     async def changed(self, deadline: float) -> None:
         """Wait until anything happened on the link, or until *deadline*."""
@@ -83,40 +89,28 @@ class LoopPort:
             timer.cancel()
 
     def _stop_if_idle(self) -> None:
-        if not self._futures and not self._changes:
-            self._unwatch()
+        if self.is_idle:
+            self._watch.remove(self)
             self.link.channel.leave(self.waiter)
 
     # ---- watching
 
-    def _watch(self) -> None:
-        if not self._watching:
-            self._watching = True
-            self._loop.add_reader(self.link.channel.fileno(), self._rung)
-            self._loop.add_reader(self.link.channel.control_fileno(), self._control)
-
-    def _unwatch(self) -> None:
-        if self._watching:
-            self._watching = False
-            self._loop.remove_reader(self.link.channel.fileno())
-            self._loop.remove_reader(self.link.channel.control_fileno())
-
     def _look(self) -> None:
         """Take part in the waiting; whoever watches arms the ring first (`drain` does) and looks at it again."""
         if self.link.channel.watch(self.waiter, bool(self._changes)):
-            self._watch()
+            self._watch.add(self)
             self.link.channel.drain()
         else:
-            self._unwatch()
+            self._watch.remove(self)
         self._deliver()
 
-    def _rung(self) -> None:
-        self.link.channel.clear_doorbell()
+    def rung(self) -> None:
+        """The doorbell rang."""
         self._look()
         self._wake_changes()
 
-    def _control(self) -> None:
-        self.link.pump()
+    def controlled(self) -> None:
+        """Control messages were handled."""
         self._wake_changes()
 
     def _woken(self) -> None:
@@ -250,7 +244,8 @@ class AsyncDevice:
                     raise
             await asyncio.sleep(pause_s)
 
-    def _port(self, link: Link) -> LoopPort:
+    def port(self, link: Link) -> LoopPort:
+        """Return the running loop's end of *link*, made when it is first asked for."""
         loop = asyncio.get_running_loop()
         port = self._ports.get(loop)
         if port is None or port.link is not link:
@@ -266,7 +261,7 @@ class AsyncDevice:
     async def lend(self, size_bytes: int, size_bytes_min: int, deadline: float) -> _native.LentBuffer:
         """Lend pages; see `Device.lend`."""
         link = await self.connect()
-        port = self._port(link)
+        port = self.port(link)
         while True:
             buffer = link.lend(size_bytes, size_bytes_min)
             if buffer is not None:
@@ -295,7 +290,7 @@ class AsyncDevice:
         link = await self.connect()
         attached = link.attached(memory)
         attachment = None if attached is not None else link.begin_attach(memory)
-        port = self._port(link)
+        port = self.port(link)
         while attachment is not None and attachment.status is None:
             await port.changed(deadline)
             link.check()
@@ -320,7 +315,7 @@ class AsyncDevice:
         link = self._device.current()
         if link is None or not link.memory.owns(request):
             raise DeviceGone("the connection that lent these buffers has ended")
-        port = self._port(link)
+        port = self.port(link)
         channel = link.channel
         while True:
             timeout_ms = timeout_ms_until(deadline, link)

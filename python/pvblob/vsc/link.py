@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import weakref
 from typing import TYPE_CHECKING
 
 from pvblob import _native
@@ -22,6 +23,9 @@ from pvblob.vmbus.user_data import DeviceLimits
 from pvblob.vsc.attachments import Attachment, Attachments
 
 if TYPE_CHECKING:
+    import asyncio
+
+    from pvblob.vsc.loop_watch import LoopWatch
     from pvblob.vsc.registration import RegisteredMemory
 
 PAGE_BYTES = 4096
@@ -46,6 +50,8 @@ class Link:
         self.memory = _native.LentMemory(lent_bytes_max)
         self._attachments = Attachments(self.memory)
         self.gone: str | None = None
+        # How event loops watch this link: one watch for each loop (`loop_watch`).
+        self.watches: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopWatch] = weakref.WeakKeyDictionary()
 
     def check(self) -> None:
         """Raise DeviceGone if the link has ended."""
