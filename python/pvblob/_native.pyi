@@ -318,6 +318,28 @@ class ReadBatch:
     def cancel(self) -> None:
         """Stop waiting; ask the host to stop. The pages stay in quarantine until the completions."""
 
+@final
+class PendingRead:
+    """One read that an event loop awaits. Dropping it cancels the read."""
+
+    @staticmethod
+    def begin(plan: ReadPlan, waiter: Waiter, offset: int, target: int | Buffer, spins: bool) -> PendingRead | None:
+        """Send one read; *target*: a number of bytes, or memory to be filled whole.
+
+        waiter: who is told when it is done.  spins: look for the answer first, for as long as the host grants; only
+        when the waiter has nothing under way.  None: it must go the general way.
+        """
+
+    @property
+    def token(self) -> int:
+        """The request's token, as the waiter is told it."""
+
+    def take(self) -> tuple[Any] | None:
+        """Return None while it is under way; then, once, its value in a tuple, as from `ReadPlan`."""
+
+    def abandon(self) -> None:
+        """Stop waiting and ask the host to stop; does nothing when it was taken."""
+
 # ---- the host: engine, guests' memory, requests (blobdev::vsp) ----
 
 EVENT_REQUEST: int

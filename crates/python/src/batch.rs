@@ -12,10 +12,11 @@ use blobdev::vsc::read::{NotBegun, Read};
 use blobdev::vsc::receiving::{Awaited, Woken};
 use blobdev::vsc::waiting::Waiter as Wait;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyInt};
+use pyo3::types::PyBool;
 
 use crate::buffer::OutBuffer;
 use crate::guest::{GuestChannel, Waiter, wait};
+use crate::pending::{length_of, memory_of};
 use crate::reads::{ReadPlan, Target};
 
 /// One read under way.
@@ -104,26 +105,18 @@ impl ReadBatch {
     ///
     /// True: done. False: no credit, no room or no pages now. None: it must go the general way.
     fn add(&self, plan: &Bound<'_, ReadPlan>, name: Py<PyAny>, offset: u64, target: Bound<'_, PyAny>) -> Option<bool> {
-        let length = target.cast_exact::<PyInt>().ok().map(|length| length.extract::<usize>());
-        let (length, out) = match length {
-            Some(length) => (length.ok()?, None),
-            None => (0, Some(target)),
-        };
         let this = plan.get();
         let of_this_channel = Arc::ptr_eq(&this.plan.channel, &self.channel) && !self.channel.is_inherited();
-        let own = out.as_ref().and_then(|out| this.own_slice(out));
-        let length = match (&out, own) {
-            (_, Some(slice)) => slice.length,
-            (Some(out), None) => OutBuffer::with(out, |out| out.map(OutBuffer::len))?,
-            (None, None) => length,
-        };
+        let length = length_of(this, &target)?;
         if !of_this_channel || !this.is_one_piece(length) {
             return None;
         }
         let state = &mut *self.lock();
+        let own = this.own_slice(&target);
         match this.plan.begin(&self.waiter, (offset, length), own, &mut state.scratch, false) {
             Ok(read) => {
-                let item = Item { name, plan: plan.clone().unbind(), read, out: out.map(Bound::unbind) };
+                let out = memory_of(target).map(Bound::unbind);
+                let item = Item { name, plan: plan.clone().unbind(), read, out };
                 state.put(item, Instant::now() + this.give_up_after);
                 Some(true)
             }
@@ -231,7 +224,7 @@ impl ReadBatch {
 }
 
 /// Finds the target of a read that is done; memory that has another size by now is left to the general way.
-fn item_value(
+pub(crate) fn item_value(
     py: Python<'_>,
     read: Read,
     out: Option<&Py<PyAny>>,

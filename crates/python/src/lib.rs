@@ -11,6 +11,7 @@ mod guest;
 mod guest_memory;
 mod host;
 mod offload;
+mod pending;
 mod reads;
 mod upstream;
 
@@ -29,6 +30,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<guest::GuestChannel>()?;
     module.add_class::<reads::ReadPlan>()?;
     module.add_class::<batch::ReadBatch>()?;
+    module.add_class::<pending::PendingRead>()?;
     module.add_class::<guest_memory::GuestMemory>()?;
     module.add_class::<host::HostPage>()?;
     module.add_class::<host::HostEngine>()?;

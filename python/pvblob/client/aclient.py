@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pvblob.client import answers, batch, bodies
+from pvblob.client.awaited_reads import AwaitedReads
 from pvblob.client.exchange import AsyncExchange
 from pvblob.client.handles import AsyncContainerHandle
 from pvblob.client.many import IN_FLIGHT, Done, Feed, aeach
@@ -54,6 +56,7 @@ class AsyncClient:
         self._operations = Operations(account)
         self._timeout_s = timeout_s
         self._reads = Reads(exchange.device(), self._operations, timeout_s)
+        self._awaited = AwaitedReads(self._reads, exchange.adevice(), timeout_s)
 
     @classmethod
     async def connect(
@@ -85,17 +88,26 @@ class AsyncClient:
         if_none_match: str | None = None,
     ) -> bytes:
         """See `Client.get`."""
+        began_at = monotonic()
+        if length:
+            content = await self._awaited.content((container, blob, if_match, if_none_match), offset, length)
+            if content is not None:
+                return content
         request = self._operations.read(container, blob, offset, length, if_match, if_none_match)
-        return answers.content(await self._exchange.perform(request, timeout_s=self._timeout_s), request, offset)
+        return answers.content(await self._exchange.perform(request, timeout_s=self._left_s(began_at)), request, offset)
 
     async def read_into(
         self, container: str, blob: str, buffer: Buffer, offset: int = 0, *, if_match: str | None = None
     ) -> BlobProperties:
         """See `Client.read_into`."""
+        began_at = monotonic()
+        known = await self._awaited.into((container, blob, if_match, None), buffer, offset)
+        if known is not None:
+            return known
         size_bytes = memoryview(buffer).nbytes
         request = self._operations.read(container, blob, offset, size_bytes, if_match, None)
         if size_bytes:
-            answer = await self._exchange.perform_into(request, buffer, timeout_s=self._timeout_s)
+            answer = await self._exchange.perform_into(request, buffer, timeout_s=self._left_s(began_at))
         else:
             answer = await self._exchange.perform(request, timeout_s=self._timeout_s)
         return answers.filled(answer, request, blob, offset, size_bytes)
@@ -303,6 +315,10 @@ class AsyncClient:
 
     def __repr__(self) -> str:
         return f"AsyncClient(account={self.account!r}, timeout_s={self._timeout_s})"
+
+    def _left_s(self, began_at: float) -> float:
+        """Return what is left of a request's time, for the general path after the short one."""
+        return self._timeout_s - (monotonic() - began_at)
 
     async def _run(self, call: Call[T]) -> T:
         return call.interpret(await self._exchange.perform(call.request, call.body, timeout_s=self._timeout_s))

@@ -65,6 +65,17 @@ class Reads:
             plans[key] = plan
         return plan
 
+    def planned(self, key: PlanKey) -> tuple[Link, _native.ReadPlan] | None:
+        """Return the plan for *key* and the connection it belongs to; None when there is none."""
+        plan = self.plan(key)
+        link, plans = self._current
+        return (link, plan) if plan is not None and link is not None and plans.get(key) is plan else None
+
+    def memory(self, out: Buffer) -> Buffer:
+        """Return what stands for the program's buffer on this connection: registered memory is lent memory here."""
+        registrations = self._device.registrations
+        return (registrations.attached(out, self._device.current()) or out) if registrations else out
+
     def _make(self, link: Link, key: PlanKey) -> _native.ReadPlan:
         container, blob, if_match, if_none_match = key
         request = self._operations.read(container, blob, 0, 1, if_match, if_none_match)
@@ -87,8 +98,7 @@ class Reads:
         """Fill *out*; see `Client.read_into`."""
         if offset < 0 or (plan := self.plan(key)) is None:
             return None
-        if self._device.registrations:
-            out = self._device.registrations.attached(out, self._device.current()) or out
+        out = self.memory(out)
         read = plan.read_into(out, offset)
         if type(read) is not tuple:
             known: BlobProperties | None = in_time(read, key)  # what was learnt before
