@@ -22,13 +22,18 @@ HELP = """Measure scenarios on this machine, side by side with HTTP peers and wi
 Each scenario starts servers of its own on a temporary store; paths stand by together and take turns, every byte is
 checked outside the clock, and nothing is left behind. What is to be reached is judged at the end. Scenarios:
 
-  fleet-read  4 MiB ranges, 1/4/100 clients · whole-read  64 MiB blobs · latency  4 KiB, one at a time
-
-  iops  4 KiB, 1/8/100 clients, 1 and 16 in flight · upload  64 MiB and 4 KiB · sdk-small  small calls of the SDK
-
-  scale  1 to 1000 connected clients · cold  page cache dropped · all  everything (about 25 minutes)
-
-  upstream  an account elsewhere: upstream-distinct  a blob for each client · upstream-shared  one blob for all
+  fleet-read          4 MiB ranges, 1/4/100 clients
+  whole-read          64 MiB blobs
+  latency             4 KiB, one at a time
+  iops                4 KiB, 1/8/100 clients, 1 and 16 in flight
+  upload              64 MiB and 4 KiB
+  sdk-small           small calls of the SDK
+  scale               1 to 1000 connected clients
+  cold                page cache dropped
+  upstream-distinct   an account elsewhere, a blob for each client
+  upstream-shared     an account elsewhere, one blob for all
+  upstream            these two
+  all                 everything (about 25 minutes)
 
 Examples:
 
