@@ -8,12 +8,15 @@ use std::time::Duration;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::outcome::{Failure, FailureKind};
+
+/// Received bytes that a TLS connection takes from the kernel at once.
+const RECEIVED_SIZE: usize = 64 * 1024;
 
 /// What the control plane says about an endpoint.
 pub struct EndpointSettings {
@@ -96,7 +99,9 @@ impl Dialer {
         let tcp = connected.map_err(unreachable)?;
         tcp.set_nodelay(true).map_err(unreachable)?;
         let Some((connector, name)) = &self.tls else { return Ok(Box::new(tcp)) };
-        let stream = connector.connect(name.clone(), tcp).await.map_err(|error| {
+        // rustls asks for 4 KiB at a time, a quarter of a record; each would be a system call.
+        let received = BufReader::with_capacity(RECEIVED_SIZE, tcp);
+        let stream = connector.connect(name.clone(), received).await.map_err(|error| {
             // rustls speaks through an inner error; what else can fail here is the network.
             let untrusted = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
             Failure::new(if untrusted { FailureKind::Untrusted } else { FailureKind::Unreachable }, error)
