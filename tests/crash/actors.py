@@ -29,6 +29,7 @@ from pvblob.client.exchange import AsyncExchange, Exchange
 from pvblob.errors import DeviceGone, HostUnavailable
 from pvblob.http import Fields, Request
 from pvblob.vsp.host import Host
+from tests.thread_pools import start_all_threads
 
 AUTHORITY = "devstoreaccount1.blob.core.windows.net"
 PIECE_BYTES = 8 << 20
@@ -85,6 +86,7 @@ def play_host(pipe: Connection, store: str, socket_path: str, durability: Any) -
 async def _serve(pipe: Connection, store: Path, socket_path: str, durability: Any) -> None:
     with EmbeddedService(store, durability=durability, segment_bytes=64 << 20) as service:
         async with Host(service, socket_path) as host:
+            await asyncio.to_thread(start_all_threads, host._executor)
             pipe.send("ready")
             listener = ThreadPoolExecutor(1)
             while True:

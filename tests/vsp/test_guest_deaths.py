@@ -10,7 +10,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from pvblob.client.exchange import Exchange
 from pvblob.http import Request
 from pvblob.vmbus.bus import connect
 from pvblob.vsc.handshake import Handshake
+from tests.thread_pools import start_all_threads
 
 RequestTo = Callable[..., Request]
 # Messages of the guest's handshake, the rings' GPADL in several of them; the last one is OPENCHANNEL.
@@ -53,14 +53,6 @@ def back_at(baseline: tuple[int, int, int], host: Any) -> None:
     while host.host.guests or held() > baseline:
         assert time.monotonic() < deadline, f"{held()} is held, {baseline} before; {host.host.guests} guests"
         time.sleep(0.01)
-
-
-def start_all_threads(pool: ThreadPoolExecutor) -> None:
-    """Have a pool start every thread it may: it makes one when work comes and none is idle, at any later moment."""
-    count = pool._max_workers
-    together = threading.Barrier(count)
-    wait([pool.submit(together.wait, 20) for _ in range(count)], timeout=20)
-    assert len(pool._threads) == count
 
 
 @pytest.fixture
