@@ -19,7 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pvblob.client.client import Client
 from pvblob.client.exchange import Exchange
+from pvblob.errors import DeviceGone, HostUnavailable
 from tests.crash.actors import (
     Actor,
     Ledger,
@@ -36,6 +38,7 @@ from tests.crash.actors import (
 CATALOG_CONNECTIONS = 2
 # What else may differ between two quiet moments: the allocator's free lists, versions that are kept for reads.
 PRIVATE_BYTES_SLACK = 16 << 20
+SWEEP_S = 5.0
 
 
 @dataclass
@@ -49,6 +52,8 @@ class Soak:
     lifetime_s: float
     guests: list[tuple[Actor, float]] = field(default_factory=list)  # each with the time at which it goes
     leaving: list[tuple[Actor, float]] = field(default_factory=list)
+    names: dict[Actor, str] = field(default_factory=dict)
+    gone: list[str] = field(default_factory=list)  # guests whose blobs are still there
     tally: Counter[str] = field(default_factory=Counter)
     ledger: Ledger = field(default_factory=Ledger)
 
@@ -73,7 +78,7 @@ class Soak:
         """Let guests come and go for a while, then see them all off."""
         until = time.monotonic() + seconds
         rescind_at = time.monotonic() + seconds / 10
-        report_at = time.monotonic() + 30
+        report_at, sweep_at = time.monotonic() + 30, time.monotonic() + SWEEP_S
         while time.monotonic() < until:
             if len(self.guests) < self.guests_max:
                 self._come()
@@ -84,6 +89,9 @@ class Soak:
             if time.monotonic() > rescind_at:
                 rescind_at = time.monotonic() + seconds / 10
                 self.tally["guests rescinded"] += self.host.ask("rescind")[0] or len(self.guests)
+            if time.monotonic() > sweep_at:
+                sweep_at = time.monotonic() + SWEEP_S
+                self._sweep()
             if time.monotonic() > report_at:
                 report_at += 30
                 self.report("running")
@@ -95,6 +103,7 @@ class Soak:
         name = f"s{self.tally['guests']}"
         play = play_canceller if self.chance.random() < 0.3 else play_guest
         actor = Actor(play, self.socket_path, name, self.chance.randrange(10**9), self.pace_s)
+        self.names[actor] = name
         self.guests.append((actor, time.monotonic() + self.chance.uniform(0.2, self.lifetime_s)))
 
     def _go(self) -> None:
@@ -107,6 +116,7 @@ class Soak:
                 guest.kill()
                 self.ledger.drain(guest)
                 guest.pipe.close()
+                self.gone.append(self.names.pop(guest))
             else:
                 self._ask_to_leave(guest)
         self.guests = staying
@@ -123,7 +133,16 @@ class Soak:
             if self.ledger.drain(guest):
                 guest.end()
                 self.leaving.remove((guest, until))
+                self.gone.append(self.names.pop(guest))
             assert time.monotonic() < until, "a guest does not end"
+
+    def _sweep(self) -> None:
+        """Delete what guests wrote that have gone: a soak of ten minutes writes tens of gigabytes."""
+        with contextlib.suppress(HostUnavailable, DeviceGone), Client.connect(self.socket_path) as client:  # rescinded
+            while self.gone:
+                listed = client.list("con", f"{self.gone[-1]}-")
+                client.delete_many("con", [blob.name for blob in listed])
+                self.gone.pop()
 
     def _see_everyone_off(self) -> None:
         for guest, _ in self.guests:

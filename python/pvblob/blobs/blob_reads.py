@@ -6,9 +6,7 @@ Source: Azure REST, "Get Blob", "Get Blob Properties", "Get Blob Metadata", "Spe
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import os
 
 from pvblob import _native
 from pvblob.blobs import catalog
@@ -17,6 +15,7 @@ from pvblob.blobs.catalog import load_json
 from pvblob.blobs.conditions import Conditions
 from pvblob.blobs.offers import offer_of
 from pvblob.blobs.properties import encode_base64, encode_crc64, metadata_pairs
+from pvblob.blobs.segment_work import read_content, to_the_end
 from pvblob.blobs.store import Store
 from pvblob.blobs.structured import STRUCTURED_BODY, framed, is_structured
 from pvblob.blobs.versions import BlobVersion
@@ -107,14 +106,10 @@ async def _range_checksums(call: Call, content: FileContent, length: int) -> lis
         raise Refusal("InvalidHeaderValue", "Only one range checksum can be asked for.")
     if length > RANGE_CHECKSUM_BYTES_MAX:
         raise Refusal("OutOfRangeInput", f"A range checksum covers at most {RANGE_CHECKSUM_BYTES_MAX} bytes.")
-    data = await asyncio.to_thread(_bytes_of, content)
+    data = await to_the_end(lambda: read_content(content))
     if wants_md5:
         return [("content-md5", encode_base64(hashlib.md5(data, usedforsecurity=False).digest()))]
     return [("x-ms-content-crc64", encode_crc64(_native.crc64(data)))]
-
-
-def _bytes_of(content: FileContent) -> bytes:
-    return b"".join([os.pread(extent.fd, extent.length, extent.offset) for extent in content.extents])
 
 
 def get_properties(store: Store, call: Call) -> Response:

@@ -6,6 +6,7 @@ Source: Azure REST, "Copy Blob", "Copy Blob From URL".
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import uuid
@@ -111,5 +112,5 @@ def _copy_extents(pairs: list[tuple[Extent, Allocation]], stop: threading.Event)
             step = min(COPY_STEP_BYTES, extent.length - done)
             moved = os.copy_file_range(extent.fd, allocation.fd, step, extent.offset + done, allocation.offset + done)
             if moved == 0:
-                raise OSError(5, "the source segment ends early")
+                raise OSError(errno.EIO, "the source segment ends early")
             done += moved

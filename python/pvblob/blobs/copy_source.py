@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pvblob import _native
 from pvblob.blobs.answers import Call, Refusal
 from pvblob.blobs.conditions import Conditions
-from pvblob.blobs.segment_work import read_run, to_the_end
+from pvblob.blobs.segment_work import read_content, read_run, to_the_end
 from pvblob.blobs.store import Store
 from pvblob.blobs.target import InvalidTarget, parse_target, split_url
 from pvblob.blobs.versions import BlobVersion
@@ -63,13 +63,7 @@ class SourceBody:
 
     async def read(self) -> bytes:
         """Return the content as private bytes."""
-        parts: list[bytes] = []
-
-        def work() -> None:
-            parts.extend(read_run(extent.fd, extent.length, extent.offset) for extent in self.content.extents)
-
-        await to_the_end(work)
-        return b"".join(parts)
+        return await to_the_end(lambda: read_content(self.content))
 
     async def store(self, fd: int, offset: int, *, md5: bool) -> Stored:
         """Write the content to *fd* at byte *offset*, in a thread that has ended when this returns or raises."""

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import threading
 from collections.abc import Callable
+from typing import TypeVar
+
+from pvblob.http import FileContent
+
+T = TypeVar("T")
 
 
-async def to_the_end(work: Callable[[], None], stop: threading.Event | None = None) -> None:
-    """Run *work* in a thread and wait until it has ended, cancelled or not: it uses runs that then go back.
+async def to_the_end(work: Callable[[], T], stop: threading.Event | None = None) -> T:
+    """Run *work* in a thread, wait until it has ended, cancelled or not, and return its value: its runs then go back.
 
     stop: set when the caller was cancelled, for work that looks at it between its steps.
     """
@@ -27,7 +33,7 @@ async def to_the_end(work: Callable[[], None], stop: threading.Event | None = No
     if cancelled is not None:
         future.exception()  # looked at, so that asyncio does not report it as lost
         raise cancelled
-    future.result()
+    return future.result()
 
 
 def read_run(fd: int, length: int, offset: int) -> bytes:
@@ -36,6 +42,11 @@ def read_run(fd: int, length: int, offset: int) -> bytes:
     while len(taken) < length:
         more = os.pread(fd, length - len(taken), offset + len(taken))
         if not more:
-            raise OSError(5, "a segment file ends early")
+            raise OSError(errno.EIO, "a segment file ends early")
         taken += more
     return taken
+
+
+def read_content(content: FileContent) -> bytes:
+    """Read all of *content*, which stays the caller's to release. OSError as for `read_run`."""
+    return b"".join([read_run(extent.fd, extent.length, extent.offset) for extent in content.extents])

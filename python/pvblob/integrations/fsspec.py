@@ -10,6 +10,7 @@ Source: fsspec's specification of `AbstractFileSystem`.
 
 from __future__ import annotations
 
+import errno
 import weakref
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -124,7 +125,7 @@ class PvblobFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has 
         """Return name, size in bytes and type ("file" or "directory"), and of a blob its ETag, times and settings."""
         container, name = self._split(path)
         if not container:
-            return {"name": "", "size": 0, "type": "directory"}
+            return directory_entry("")
         if not name:
             return container_entry(self.client.stat_container(container))
         try:
@@ -278,10 +279,14 @@ class PvblobFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has 
     def cp_file(self, path1: str, path2: str, **options: Any) -> None:
         """Copy a blob within the account; its bytes do not pass through this process."""
         container, name = self._split(path1)
-        if self.info(path1)["type"] == "directory":
-            self.makedirs(path2, exist_ok=True)
-            return
-        self.client.copy(container, name, *self.split_blob(path2))
+        try:
+            if name:
+                self.client.copy(container, name, *self.split_blob(path2))
+                return
+        except NotFound:
+            if not self._has_children(container, name):
+                raise
+        self.makedirs(path2, exist_ok=True)
 
     def mkdir(self, path: str, create_parents: bool = True, **options: Any) -> None:
         """Make a container; directories below one come and go with the blobs in them."""
@@ -303,7 +308,7 @@ class PvblobFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has 
         if name:
             return
         if any(True for _ in self.client.list(container, page_size=1)):
-            raise OSError(39, "the container holds blobs; rm(…, recursive=True) deletes them too", path)
+            raise OSError(errno.ENOTEMPTY, "the container holds blobs; rm(…, recursive=True) deletes them too", path)
         self.client.delete_container(container)
 
     def _rm(self, path: str) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from urllib.parse import quote, unquote
 from xml.parsers import expat
 
-from pvblob.http import ArrivingContent, BytesBody, Content, ContentLost, FileContent, Request
+from pvblob.blobs.segment_work import read_content
+from pvblob.http import ArrivingContent, BytesBody, Content, ContentLost, Request
 from pvblob.upstream.azure import AzureUpstream
 from pvblob.upstream.failures import GivenUp
 
@@ -59,13 +59,9 @@ async def _read(content: Content) -> bytes:
             raise ValueError(f"a page of a listing has {content.size_bytes} bytes")
         if isinstance(content, ArrivingContent):
             return b"".join([chunk async for chunk in content.chunks()])
-        return await asyncio.get_running_loop().run_in_executor(None, _read_files, content)
+        return await asyncio.get_running_loop().run_in_executor(None, read_content, content)
     finally:
         content.release()
-
-
-def _read_files(content: FileContent) -> bytes:
-    return b"".join(os.pread(extent.fd, extent.length, extent.offset) for extent in content.extents)
 
 
 class _Page:
