@@ -94,14 +94,15 @@ class Warming:
             return "no [[upstream.cache]] table is about it"
         if not blob.size_bytes:
             return "it is empty"
+        # By the listing's size and before anything is waited for: who finds room is decided in the order of names.
+        if self._taken_bytes + blob.size_bytes > account.store.bytes_max:
+            return "cache_size has no room for it beside what was fetched before it"
+        self._taken_bytes += blob.size_bytes
         request = self._request(blob.name)
         head = await account.head(account.states.of(self._container, name), request, rule)
         if head is None:
             return "it is gone, or cannot be read"
         told["size_bytes"] = head.size_bytes
-        if self._taken_bytes + head.size_bytes > account.store.bytes_max:
-            return "cache_size has no room for it beside what was fetched before it"
-        self._taken_bytes += head.size_bytes
         version = Version(account.label(self._container, name), head)
         missing = [number for number in range(version.blocks) if version.key(number) not in account.store]
         told["had_bytes"] = head.size_bytes - sum(version.length(number) for number in missing)
