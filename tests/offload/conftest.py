@@ -14,6 +14,7 @@ from pvblob.blobs.service import EmbeddedService
 from pvblob.client.client import Client
 from tests.conftest import LiveHost
 from tests.faults.guest import RawGuest
+from tests.offload.guests import open_guest
 
 MEMORY_DIR = Path("/dev/shm")
 
@@ -51,15 +52,8 @@ class Stage:
         return self.engine.offload_counters()
 
     def guest(self, *, offloaded: bool) -> RawGuest:
-        """Open a raw guest; without offload every one of its requests goes to Python."""
-        dispatcher = self.host.host.dispatcher
-        before = self.host.call(lambda: set(dispatcher._guests))
-        guest = RawGuest(self.host.socket_path).opened()
-        self._guests.append(guest)
-        if not offloaded:
-            (key,) = self.host.call(lambda: set(dispatcher._guests)) - before  # type: ignore[operator]
-            self.host.call(lambda: dispatcher.set_scope(key, None))
-        return guest
+        self._guests.append(open_guest(self.host, offloaded=offloaded))
+        return self._guests[-1]
 
     def warm(self, container: str, blob: str) -> None:
         """Read a blob until an entry answers it."""

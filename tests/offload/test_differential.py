@@ -195,7 +195,7 @@ def test_an_entry_answers_byte_for_byte_as_python_does(stage: Stage) -> None:
         for _ in range(generator.rng.choice((0, 0, 1, 2))):
             generator.change()
     counted = {name: value - before[name] for name, value in stage.counters().items()}
-    assert counted["hits"] > REQUESTS // 12, "so few were answered by entries that nothing was compared"
+    assert counted["hits"] > REQUESTS // 20, "so few were answered by entries that nothing was compared"
     assert counted["invalidations"] > 20
     for reason in ("method", "content", "query", "field", "value", "range", "condition", "room"):
         assert counted[reason] > 0, f"no request was generated that is not eligible for its {reason}"

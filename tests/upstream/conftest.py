@@ -12,6 +12,7 @@ import pytest
 from pvblob.upstream.accounts import Accounts, AccountSettings
 from pvblob.upstream.azure import AzureUpstream
 from tests.upstream.answers import OpenAccount
+from tests.upstream.network import ProxyThread
 from tests.upstream.world import ACCOUNT, Authority, Elsewhere, ServingHost, upstream_table
 
 
@@ -31,6 +32,14 @@ def elsewhere(module_dir: Path, authority: Authority) -> Iterator[Elsewhere]:
     service.start()
     yield service
     service.stop()
+
+
+@pytest.fixture(scope="module")
+def between(elsewhere: Elsewhere) -> Iterator[ProxyThread]:
+    """A proxy before the service, for what a network does."""
+    made = ProxyThread(elsewhere.port)
+    yield made
+    made.stop()
 
 
 @pytest.fixture(scope="module")

@@ -25,13 +25,6 @@ MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def between(elsewhere: Elsewhere) -> Iterator[ProxyThread]:
-    made = ProxyThread(elsewhere.port)
-    yield made
-    made.stop()
-
-
-@pytest.fixture(scope="module")
 def far_host(
     module_dir: Path, elsewhere: Elsewhere, authority: Authority, between: ProxyThread
 ) -> Iterator[ServingHost]:

@@ -27,13 +27,6 @@ CACHE_BYTES = 64 * MIB
 
 
 @pytest.fixture(scope="module")
-def between(elsewhere: Elsewhere) -> Iterator[ProxyThread]:
-    made = ProxyThread(elsewhere.port)
-    yield made
-    made.stop()
-
-
-@pytest.fixture(scope="module")
 def host(module_dir: Path, elsewhere: Elsewhere, authority: Authority, between: ProxyThread) -> Iterator[ServingHost]:
     """A host that caches `kept/` below `shared`, and nothing else."""
     key_file = module_dir / "cache-key"

@@ -25,6 +25,7 @@ from pvblob.upstream.versions import CacheRule
 from tests.conftest import LiveHost
 from tests.faults.buffers import bhttp_request, read_response
 from tests.faults.guest import SLOTS, RawGuest
+from tests.offload.guests import open_guest
 from tests.offload.test_differential import ETAG, LIKELY, VALUES, raw_answers
 from tests.upstream.world import ACCOUNT, Authority, Elsewhere
 
@@ -80,14 +81,8 @@ class Stage:
         return {target for _, _, _, target, _, _ in self.host.host.engine.offload_entries()}
 
     def guest(self, *, offloaded: bool) -> RawGuest:
-        dispatcher = self.host.host.dispatcher
-        before = self.host.call(lambda: set(dispatcher._guests))
-        guest = RawGuest(self.host.socket_path).opened()
-        self._guests.append(guest)
-        if not offloaded:
-            (key,) = self.host.call(lambda: set(dispatcher._guests)) - before  # type: ignore[operator]
-            self.host.call(lambda: dispatcher.set_scope(key, None))
-        return guest
+        self._guests.append(open_guest(self.host, offloaded=offloaded))
+        return self._guests[-1]
 
     def warm(self, blob: str) -> None:
         """Read a blob whole, then a byte until an entry answers."""

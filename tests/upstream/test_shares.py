@@ -18,8 +18,8 @@ from pvblob.upstream.budget import Budget
 from pvblob.upstream.transport import NO_BODY, Transport
 from tests.end_to_end.programs import PROGRAMS, Program
 from tests.upstream.answers import OpenAccount, request, said
+from tests.upstream.network import ProxyThread
 from tests.upstream.proxy import Faults, answering
-from tests.upstream.test_bad_network import ProxyThread
 from tests.upstream.world import ACCOUNT, GUEST_URL, Authority, Elsewhere, ServingHost, upstream_table
 
 KIB = 1 << 10
@@ -143,20 +143,13 @@ def test_an_address_that_is_none_is_refused(authority: Authority) -> None:
 
 
 @pytest.fixture(scope="module")
-def distant(elsewhere: Elsewhere) -> Iterator[ProxyThread]:
-    made = ProxyThread(elsewhere.port)
-    yield made
-    made.stop()
-
-
-@pytest.fixture(scope="module")
 def distant_host(
-    tmp_path_factory: pytest.TempPathFactory, elsewhere: Elsewhere, authority: Authority, distant: ProxyThread
+    tmp_path_factory: pytest.TempPathFactory, elsewhere: Elsewhere, authority: Authority, between: ProxyThread
 ) -> Iterator[ServingHost]:
     directory = tmp_path_factory.mktemp("distant")
     key_file = directory / "key"
     key_file.write_text(elsewhere.key)
-    endpoint = f"https://127.0.0.1:{distant.proxy.listening_port}/{ACCOUNT}"
+    endpoint = f"https://127.0.0.1:{between.proxy.listening_port}/{ACCOUNT}"
     host = ServingHost(directory / "host", upstream_table(endpoint, authority.file, account_key_file=str(key_file)))
     host.start()
     yield host
@@ -170,13 +163,13 @@ SHORT = {"read_ranges", "refuse_to_overwrite", "commit_block_lists", "read_an_em
 @pytest.mark.parametrize("latency_ms", [2, 10, 50])
 @pytest.mark.parametrize("program", [one for one in PROGRAMS if one.name in SHORT], ids=lambda program: program.name)
 def test_programs_give_their_values_over_a_distance(
-    distant_host: ServingHost, distant: ProxyThread, program: Program, latency_ms: int, tmp_path: object
+    distant_host: ServingHost, between: ProxyThread, program: Program, latency_ms: int, tmp_path: object
 ) -> None:
     """Issue 5, shown by: latency 2, 10 and 50 ms; the values are those without it."""
-    distant.proxy.faults = Faults()
+    between.proxy.faults = Faults()
     transport = PvblobTransport(str(distant_host.socket_path))
     with BlobServiceClient(GUEST_URL, transport=transport, retry_total=0, **program.client_options) as service:
         for container in list(service.list_containers()):  # programs make theirs anew
             service.delete_container(container)
-        distant.proxy.faults = Faults(latency_s=latency_ms / 1000)
+        between.proxy.faults = Faults(latency_s=latency_ms / 1000)
         assert program.run(service, tmp_path) == program.expected

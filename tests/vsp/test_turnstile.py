@@ -16,14 +16,18 @@ async def turns(count: int) -> None:
         await asyncio.sleep(0)
 
 
+async def pass_through(turnstile: Turnstile, guest: int, order: list[int]) -> None:
+    await turnstile.enter(guest, 0)
+    order.append(guest)
+    turnstile.leave(guest, 0)
+
+
 async def test_a_late_guest_is_let_in_before_the_rest_of_a_long_queue() -> None:
     turnstile = Turnstile(Shares(64, 1 << 30), entries_per_turn=4)
     order: list[int] = []
 
     async def request(guest: int) -> None:
-        await turnstile.enter(guest, 0)
-        order.append(guest)
-        turnstile.leave(guest, 0)
+        await pass_through(turnstile, guest, order)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(50):
@@ -40,9 +44,7 @@ async def test_a_guest_that_has_nothing_else_there_enters_at_once_but_only_once_
     order: list[int] = []
 
     async def request(guest: int) -> None:
-        await turnstile.enter(guest, 0)
-        order.append(guest)
-        turnstile.leave(guest, 0)
+        await pass_through(turnstile, guest, order)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(20):
