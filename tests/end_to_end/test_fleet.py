@@ -19,16 +19,25 @@ READER = """
 import hashlib, sys
 from pvblob import Client
 client = Client.connect(sys.argv[1])
+sys.stdin.readline()
 for index in range(int(sys.argv[2])):
     data = client.get("fleet", "blob")
     assert hashlib.sha256(data).hexdigest() == sys.argv[3], index
+    if index == 0:
+        print("reads", flush=True)
 print("ok", flush=True)
 """
 
 
 def reader(socket_path: str, times: int, digest: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", READER, socket_path, str(times), digest]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def let_read(one: subprocess.Popen[str]) -> None:
+    assert one.stdin is not None
+    one.stdin.write("\n")
+    one.stdin.flush()
 
 
 def resources() -> tuple[int, int, int]:
@@ -57,15 +66,18 @@ def test_a_hundred_processes_read_and_one_killed_in_mid_read_leaves_nothing(live
     wait_until(lambda: live_host.host.guests == 0, "the writing client did not go")
     baseline = resources()
     victims = [reader(live_host.socket_path, 100_000, digest) for _ in range(5)]
-    wait_until(lambda: live_host.host.guests == 5, "the victims did not connect")
     readers = [reader(live_host.socket_path, 3, digest) for _ in range(95)]
-    wait_until(lambda: live_host.host.guests > 30, "the readers did not connect")
+    wait_until(lambda: live_host.host.guests == 100, "not everybody connected")
+    for one in (*victims, *readers):
+        let_read(one)
     for victim in victims:
+        assert victim.stdout is not None
+        assert victim.stdout.readline() == "reads\n"
         victim.send_signal(signal.SIGKILL)
         assert victim.wait(30) == -signal.SIGKILL
         victim.communicate()
     for one in readers:
-        assert one.communicate(timeout=90)[0] == "ok\n"
+        assert one.communicate(timeout=90)[0] == "reads\nok\n"
         assert one.returncode == 0
     wait_until(lambda: live_host.host.guests == 0, "a guest was not forgotten")
     wait_until(
