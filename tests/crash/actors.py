@@ -124,8 +124,7 @@ class Resources:
         status = Path(f"/proc/{pid}/status").read_text()
         private_kib = int(status.partition("RssAnon:")[2].split()[0])
         # Segments stay open and grow in number with what is stored: they are no leak.
-        open_files = [link.readlink().suffix for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()]
-        descriptors = sum(suffix != ".seg" for suffix in open_files)
+        descriptors = sum(_leads_to(link).suffix != ".seg" for link in Path(f"/proc/{pid}/fd").iterdir())
         return cls(descriptors, process.num_threads(), mappings, private_kib << 10)
 
     def within(self, other: Resources) -> bool:
@@ -133,6 +132,14 @@ class Resources:
         return (
             self.descriptors <= other.descriptors and self.threads <= other.threads and self.mappings <= other.mappings
         )
+
+
+def _leads_to(link: Path) -> Path:
+    """Return what a descriptor leads to; of one that was closed meanwhile, nothing in particular."""
+    try:
+        return link.readlink()
+    except FileNotFoundError:
+        return Path()
 
 
 # ---- guests

@@ -139,10 +139,9 @@ class Soak:
     def _sweep(self) -> None:
         """Delete what guests wrote that have gone: a soak of ten minutes writes tens of gigabytes."""
         with contextlib.suppress(HostUnavailable, DeviceGone), Client.connect(self.socket_path) as client:  # rescinded
-            while self.gone:
-                listed = client.list("con", f"{self.gone[-1]}-")
-                client.delete_many("con", [blob.name for blob in listed])
-                self.gone.pop()
+            names = [blob.name for guest in self.gone for blob in client.list("con", f"{guest}-")]
+            client.delete_many("con", names)
+            self.gone.clear()
 
     def _see_everyone_off(self) -> None:
         for guest, _ in self.guests:
