@@ -11,7 +11,10 @@ use std::time::{Duration, Instant};
 const BUDGET_MIN: Duration = Duration::from_micros(1);
 
 /// No grant counts for more than this: longer spins never pay, and the word that grants is another process's.
-const GRANT_MAX: Duration = Duration::from_millis(1);
+const GRANT_MAX: Duration = Duration::from_millis(2);
+
+/// A side that moves so many bytes for one that waits is worth another grant of spinning: it takes about as long.
+const BYTES_PER_GRANT: u64 = 256 * 1024;
 
 /// The budget of a new channel.
 const BUDGET_START: Duration = Duration::from_micros(20);
@@ -21,6 +24,32 @@ const MISSES_BEFORE_PROBE: u32 = 64;
 
 /// Looks at the ring between two looks at the clock.
 const LOOKS_PER_CLOCK: u32 = 4;
+
+/// Returns the grant in microseconds for a wait while the other side moves `bytes`: it cannot be over before they are.
+pub fn granted_for(granted_us: u32, bytes: u64) -> u32 {
+    granted_us.saturating_mul(u32::try_from(1 + bytes / BYTES_PER_GRANT).unwrap_or(u32::MAX))
+}
+
+/// Tells whether a wait while the other side moves `bytes` may be longer than a plain grant.
+pub fn is_long(bytes: u64) -> bool {
+    bytes >= BYTES_PER_GRANT
+}
+
+/// Two that learn apart: one for waits for a wake-up's worth, one for waits while many bytes are moved.
+///
+/// Short requests between long ones would otherwise teach each other's length.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SpinBySize {
+    short: AdaptiveSpin,
+    long: AdaptiveSpin,
+}
+
+impl SpinBySize {
+    /// Returns the one for waits while the other side moves `bytes`.
+    pub fn of(&mut self, bytes: u64) -> &mut AdaptiveSpin {
+        if is_long(bytes) { &mut self.long } else { &mut self.short }
+    }
+}
 
 /// The clock a spin is measured by; tests bring their own.
 pub trait Clock {
@@ -86,11 +115,12 @@ impl AdaptiveSpin {
         found
     }
 
-    /// Tells how long the sleep lasted that followed a spin in vain: one that a granted spin would have covered
-    /// lengthens the next.
-    pub fn slept(&mut self, granted_us: u32, asleep: Duration) {
-        if asleep <= grant(granted_us) {
-            self.learn(true, granted_us);
+    /// Tells how long a wait took all in all that ended in a sleep, because it began with a spin in vain: one that a
+    /// granted spin would have covered makes the next spin long enough for it.
+    pub fn slept(&mut self, granted_us: u32, waited: Duration) {
+        let grant = grant(granted_us);
+        if waited <= grant {
+            *self = Self { budget: (waited * 2).clamp(BUDGET_MIN, grant.max(BUDGET_MIN)), misses: 0 };
         }
     }
 
@@ -208,8 +238,10 @@ mod tests {
         (0..10).for_each(|_| assert!(!spin.until_by(&mut clock, 100, deadline, || false)));
         spin.slept(100, Duration::from_micros(101));
         assert_eq!(spin.budget(100), BUDGET_MIN);
+        spin.slept(100, Duration::from_micros(30));
+        assert_eq!(spin.budget(100), Duration::from_micros(60), "and how long");
         spin.slept(100, Duration::from_micros(99));
-        assert_eq!(spin.budget(100), 2 * BUDGET_MIN);
+        assert_eq!(spin.budget(100), Duration::from_micros(100));
     }
 
     #[test]
@@ -218,6 +250,23 @@ mod tests {
         let mut spin = AdaptiveSpin::default();
         (0..MISSES_BEFORE_PROBE).for_each(|_| assert!(!spin.until_by(&mut clock, u32::MAX, deadline, || false)));
         assert_eq!(spin.budget(u32::MAX), GRANT_MAX);
+    }
+
+    #[test]
+    fn whoever_waits_for_many_bytes_may_spin_as_long_as_they_take_and_nobody_without_a_grant() {
+        assert_eq!([0, 4096, 262_143].map(|bytes| granted_for(50, bytes)), [50; 3]);
+        assert_eq!(granted_for(50, 4 << 20), 17 * 50);
+        assert_eq!([0, 4 << 20, u64::MAX].map(|bytes| granted_for(0, bytes)), [0; 3]);
+        assert_eq!(grant(granted_for(50, u64::MAX)), GRANT_MAX);
+    }
+
+    #[test]
+    fn long_waits_teach_short_ones_nothing() {
+        let (mut clock, deadline) = ticking();
+        let mut spin = SpinBySize::default();
+        (0..10).for_each(|_| assert!(!spin.of(4 << 20).until_by(&mut clock, 850, deadline, || false)));
+        assert_eq!(spin.of(4 << 20).budget(850), BUDGET_MIN);
+        assert_eq!(spin.of(4096).budget(50), BUDGET_START);
     }
 
     #[test]

@@ -133,7 +133,9 @@ impl GuestChannel {
         // Before the attempt: a change that makes it succeed next time is one that came after this look.
         waiter.see(self.changes());
         let capacity = submission.response.length as u32;
-        let inserted = lock(&self.table).insert(Arc::clone(waiter), capacity, submission.held());
+        // Content for the host says nothing about its answer, which comes when Python has stored it.
+        let placed = submission.data.filter(|_| submission.data_valid == 0).map_or(0, |data| data.length as u64);
+        let inserted = lock(&self.table).insert(Arc::clone(waiter), capacity, placed, submission.held());
         let Some(token) = inserted else { return Err(Refused::Busy) };
         let mut sending = lock(&self.sending);
         let Sending { ring, pfns } = &mut *sending;

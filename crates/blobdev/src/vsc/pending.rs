@@ -49,7 +49,7 @@ pub type Held = [Option<Arc<Pages>>; 3];
 
 enum State {
     Free { next: Option<u32> },
-    InFlight { waiter: Option<Arc<Waiter>>, capacity: u32, _pages: Held },
+    InFlight { waiter: Option<Arc<Waiter>>, capacity: u32, room: u64, _pages: Held },
     Done(Outcome),
 }
 
@@ -87,12 +87,14 @@ impl PendingTable {
     }
 
     /// Takes a slot for a request whose buffers lie in `pages`; `None` when every credit is spent.
-    pub fn insert(&mut self, waiter: Arc<Waiter>, capacity: u32, pages: Held) -> Option<Token> {
+    ///
+    /// `capacity`: of the response buffer; `room`: of the data buffer, 0 if it holds content for the host.
+    pub fn insert(&mut self, waiter: Arc<Waiter>, capacity: u32, room: u64, pages: Held) -> Option<Token> {
         let index = self.free?;
         let slot = &mut self.slots[index as usize];
         let State::Free { next } = slot.state else { unreachable!("the free list holds free slots only") };
         self.free = next;
-        slot.state = State::InFlight { waiter: Some(waiter), capacity, _pages: pages };
+        slot.state = State::InFlight { waiter: Some(waiter), capacity, room, _pages: pages };
         self.in_flight += 1;
         Some(Token { index, generation: slot.generation })
     }
@@ -159,6 +161,14 @@ impl PendingTable {
         matches!(self.slot(token), Some(Slot { state: State::Done(_), .. }))
     }
 
+    /// Most bytes that the host places for a request in flight; 0 for any other.
+    pub fn room(&self, token: Token) -> u64 {
+        match self.slot(token) {
+            Some(Slot { state: State::InFlight { room, .. }, .. }) => *room,
+            _ => 0,
+        }
+    }
+
     /// Stops waiting: a late completion is absorbed, and until it comes the pages stay in quarantine.
     ///
     /// Returns true when the request is still the host's, so that a cancel packet makes sense.
@@ -208,16 +218,16 @@ mod tests {
     #[test]
     fn ids_begin_at_one_and_every_credit_is_used_once() {
         let (mut table, waiter) = table(2);
-        let first = table.insert(waiter.clone(), 10, Held::default()).unwrap();
-        let second = table.insert(waiter.clone(), 10, Held::default()).unwrap();
+        let first = table.insert(waiter.clone(), 10, 0, Held::default()).unwrap();
+        let second = table.insert(waiter.clone(), 10, 0, Held::default()).unwrap();
         assert_eq!((first.transaction_id(), second.transaction_id()), (1, 2));
-        assert!(table.insert(waiter, 10, Held::default()).is_none(), "credits are a value, spec §2.5");
+        assert!(table.insert(waiter, 10, 0, Held::default()).is_none(), "credits are a value, spec §2.5");
     }
 
     #[test]
     fn h9_a_second_completion_and_unknown_ids_are_refused() {
         let (mut table, waiter) = table(2);
-        let token = table.insert(waiter, 10, Held::default()).unwrap();
+        let token = table.insert(waiter, 10, 0, Held::default()).unwrap();
         assert!(matches!(table.complete(1, 0, 4), Matched::Waited(_, done) if done == token));
         for id in [0, 1, 2, 3, u64::MAX] {
             assert!(matches!(table.complete(id, 0, 4), Matched::Unknown), "id {id}");
@@ -229,7 +239,7 @@ mod tests {
     #[test]
     fn h23_a_response_length_is_clamped_to_the_capacity() {
         let (mut table, waiter) = table(1);
-        let token = table.insert(waiter, 10, Held::default()).unwrap();
+        let token = table.insert(waiter, 10, 0, Held::default()).unwrap();
         table.complete(1, 0, 4_000_000_000);
         let outcome = table.take(token).unwrap();
         assert_eq!((outcome.response_length, outcome.response_length_reported), (10, 4_000_000_000));
@@ -238,12 +248,12 @@ mod tests {
     #[test]
     fn rule_2_an_abandoned_request_keeps_its_slot_until_its_completion() {
         let (mut table, waiter) = table(1);
-        let token = table.insert(waiter.clone(), 10, Held::default()).unwrap();
+        let token = table.insert(waiter.clone(), 10, 0, Held::default()).unwrap();
         assert!(table.abandon(token));
         assert!(!table.abandon(token), "abandoned once");
-        assert!(table.insert(waiter.clone(), 10, Held::default()).is_none());
+        assert!(table.insert(waiter.clone(), 10, 0, Held::default()).is_none());
         assert!(matches!(table.complete(1, 0, 0), Matched::Late));
-        let next = table.insert(waiter, 10, Held::default()).unwrap();
+        let next = table.insert(waiter, 10, 0, Held::default()).unwrap();
         assert_ne!(token, next, "the same slot, another request");
         assert!(!table.abandon(token), "a stale token does nothing");
         assert_eq!(Token::from_bits(next.to_bits()), next);

@@ -14,7 +14,7 @@ use vmbus::doorbell::GuestDoorbell;
 use vmbus::incoming::IncomingRing;
 use vmbus::mapped::MappedRing;
 use vmbus::packet::PacketKind;
-use vmbus::poll::AdaptiveSpin;
+use vmbus::poll::{SpinBySize, granted_for, is_long};
 
 use super::channel::{GuestChannel, lock};
 use super::pending::{Matched, Token};
@@ -50,20 +50,21 @@ pub enum Awaited {
 /// The incoming ring and what its reader uses again and again. Locked while it is drained and while a leader spins.
 pub(super) struct Receiving {
     ring: IncomingRing<MappedRing>,
-    spin: AdaptiveSpin,
+    spin: SpinBySize,
     scratch: Vec<u8>,
     woken: Vec<Arc<Waiter>>,
 }
 
 impl Receiving {
     pub fn new(ring: IncomingRing<MappedRing>) -> Self {
-        Self { ring, spin: AdaptiveSpin::default(), scratch: Vec::new(), woken: Vec::new() }
+        Self { ring, spin: SpinBySize::default(), scratch: Vec::new(), woken: Vec::new() }
     }
 
-    /// Spins while the grant holds; true when the ring has data. Leaves the ring masked.
-    fn spin(&mut self, granted_us: impl Fn() -> u32, deadline: Instant) -> bool {
+    /// Spins while the grant holds and the host moves `bytes`; true when the ring has data. Leaves the ring masked.
+    fn spin(&mut self, bytes: u64, granted_us: impl Fn() -> u32, deadline: Instant) -> bool {
         self.ring.mask();
-        self.spin.until(granted_us(), deadline, || self.ring.has_data() || granted_us() == 0);
+        let granted = granted_for(granted_us(), bytes);
+        self.spin.of(bytes).until(granted, deadline, || self.ring.has_data() || granted_us() == 0);
         self.ring.has_data()
     }
 }
@@ -150,6 +151,14 @@ impl GuestChannel {
         }
     }
 
+    /// What the host has to move before the awaited can be there, as far as that is known.
+    fn bytes_awaited(&self, awaited: Awaited) -> u64 {
+        match awaited {
+            Awaited::Completion(token) => lock(&self.table).room(token),
+            Awaited::AnyCompletion | Awaited::Change => 0,
+        }
+    }
+
     /// How long this guest may spin now, in microseconds: the host's word (design §6). Advice, ordered with nothing.
     pub fn granted_us(&self) -> u32 {
         self.host_page.load_u32(0)
@@ -157,16 +166,17 @@ impl GuestChannel {
 
     /// Looks whether the awaited is there, and spins for it if the host grants that and nobody else leads; never sleeps.
     ///
-    /// Cheap enough to be tried before every [`wait`](Self::wait), which a caller in the interpreter must prepare for.
+    /// Cheap enough to be tried before every [`wait`](Self::wait), which a caller in the interpreter must prepare for:
+    /// hence only for requests that move few bytes, for the others' spins keep the interpreter for too long.
     pub fn look(&self, waiter: &Arc<Waiter>, awaited: Awaited) -> bool {
         let granted_us = self.granted_us();
-        if granted_us == 0 || !self.waiting.try_lead(waiter) {
+        if granted_us == 0 || is_long(self.bytes_awaited(awaited)) || !self.waiting.try_lead(waiter) {
             return self.is_ready(waiter, awaited);
         }
         let deadline = Instant::now() + Duration::from_micros(granted_us.into());
         let mut ready = self.is_ready(waiter, awaited); // another thread may have drained it
         // Others' completions end a spin, not the wait.
-        while !ready && lock(&self.receiving).spin(|| self.granted_us(), deadline) {
+        while !ready && lock(&self.receiving).spin(0, || self.granted_us(), deadline) {
             self.drain_as(Some(waiter), false);
             ready = self.is_ready(waiter, awaited);
         }
@@ -176,8 +186,7 @@ impl GuestChannel {
 
     /// Blocks the calling thread until the awaited is there, at most `timeout`.
     pub fn wait(&self, waiter: &Arc<Waiter>, awaited: Awaited, timeout: Duration) -> Woken {
-        let deadline = Instant::now() + timeout;
-        let woken = self.wait_entered(waiter, awaited, deadline);
+        let woken = self.wait_entered(waiter, awaited, timeout);
         self.waiting.leave(waiter);
         if awaited != Awaited::AnyCompletion {
             waiter.take_completed(); // a thread asks for its one token; the notes are for owners of several
@@ -185,14 +194,17 @@ impl GuestChannel {
         woken
     }
 
-    fn wait_entered(&self, waiter: &Arc<Waiter>, awaited: Awaited, deadline: Instant) -> Woken {
+    fn wait_entered(&self, waiter: &Arc<Waiter>, awaited: Awaited, timeout: Duration) -> Woken {
+        let began = Instant::now();
+        let deadline = began + timeout;
         let mut has_spun = awaited == Awaited::Change;
+        let bytes = self.bytes_awaited(awaited);
         loop {
             let leads = self.waiting.enter(waiter, awaited == Awaited::Change);
             if leads {
                 let may_spin = !std::mem::replace(&mut has_spun, true) && self.granted_us() > 0;
                 if may_spin && !self.is_ready(waiter, awaited) {
-                    lock(&self.receiving).spin(|| self.granted_us(), deadline);
+                    lock(&self.receiving).spin(bytes, || self.granted_us(), deadline);
                 }
                 self.drain_as(Some(waiter), true);
             }
@@ -202,26 +214,30 @@ impl GuestChannel {
             if self.is_ready(waiter, awaited) {
                 return Woken::Ready;
             }
-            if let Some(woken) = self.sleep(waiter, leads, deadline) {
+            let (woken, rung) = self.sleep(waiter, leads, deadline);
+            if rung {
+                let granted = granted_for(self.granted_us(), bytes);
+                lock(&self.receiving).spin.of(bytes).slept(granted, began.elapsed());
+            }
+            if let Some(woken) = woken {
                 return woken;
             }
         }
     }
 
-    /// Sleeps once; `None` means look again.
-    fn sleep(&self, waiter: &Arc<Waiter>, leads: bool, deadline: Instant) -> Option<Woken> {
-        let began = Instant::now();
-        let left = deadline.saturating_duration_since(began);
+    /// Sleeps once; `None` means look again. Tells besides whether the host rang.
+    fn sleep(&self, waiter: &Arc<Waiter>, leads: bool, deadline: Instant) -> (Option<Woken>, bool) {
+        let left = deadline.saturating_duration_since(Instant::now());
         let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
         let watched: [BorrowedFd<'_>; 3] = [waiter.as_fd(), self.bell.as_fd(), self.control.as_fd()];
         let mut fds = watched.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         match poll(&mut fds[..if leads { 3 } else { 1 }], Some(&timeout)) {
-            Ok(0) => return Some(Woken::TimedOut),
+            Ok(0) => return (Some(Woken::TimedOut), false),
             Ok(_) => {}
-            Err(rustix::io::Errno::INTR) => return Some(Woken::Interrupted),
+            Err(rustix::io::Errno::INTR) => return (Some(Woken::Interrupted), false),
             Err(error) => {
                 self.corrupted(format!("waiting failed: {error}"));
-                return Some(Woken::Closed);
+                return (Some(Woken::Closed), false);
             }
         }
         let [own, bell, control] = fds.map(|fd| !fd.revents().is_empty());
@@ -230,9 +246,8 @@ impl GuestChannel {
         }
         if leads && bell {
             self.clear_bell();
-            lock(&self.receiving).spin.slept(self.granted_us(), began.elapsed());
         }
-        (leads && control).then_some(Woken::Control)
+        ((leads && control).then_some(Woken::Control), leads && bell)
     }
 
     /// An event loop takes part in the waiting; true when it must watch the doorbell and the control socket itself.

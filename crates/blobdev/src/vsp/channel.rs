@@ -96,6 +96,8 @@ pub struct HostChannel {
     runs: AtomicUsize,
     /// Packets taken; changed by whoever holds `receiving`.
     packets: AtomicU64,
+    /// Bytes that the last turn with packets moved inline; changed like `packets`.
+    moved: AtomicU64,
     bell: HostDoorbell,
     poller: Arc<Poller>,
     closed: AtomicBool,
@@ -128,6 +130,7 @@ impl HostChannel {
             in_flight: Mutex::new(HashMap::new()),
             runs: AtomicUsize::new(0),
             packets: AtomicU64::new(0),
+            moved: AtomicU64::new(0),
             bell,
             poller,
             closed: AtomicBool::new(false),
@@ -192,6 +195,11 @@ impl HostChannel {
         self.packets.load(Ordering::Relaxed) // a count, ordered with nothing
     }
 
+    /// Bytes that the last turn with packets moved inline: what its guest works on before it asks for more.
+    pub(super) fn moved(&self) -> u64 {
+        self.moved.load(Ordering::Relaxed) // advice, ordered with nothing
+    }
+
     /// Who may poll this channel.
     pub(super) fn poller(&self) -> &Arc<Poller> {
         &self.poller
@@ -220,7 +228,11 @@ impl HostChannel {
         ring.mask();
         let mut scratch = std::mem::take(&mut responder.packet);
         let mut turning = Turning { events, channel: self.key, responder, found: Vec::new(), moved: 0, unseen: 0 };
+        let before = self.packets();
         let turn = self.take_packets(ring, &mut scratch, &mut turning);
+        if self.packets() != before {
+            self.moved.store(turning.moved, Ordering::Relaxed); // one writer, see `packets`
+        }
         self.show_completions();
         if ring.commit() {
             self.bell.signal();

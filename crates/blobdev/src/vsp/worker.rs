@@ -15,14 +15,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
 
 use super::bells::{BellCounters, Bells};
 use super::channel::{HostChannel, Turn};
 use super::events::EventQueue;
 use super::offload::responder::Responder;
 use super::polling::Polling;
-use vmbus::poll::AdaptiveSpin;
+use vmbus::poll::{SpinBySize, granted_for, is_long};
 
 /// How long active channels may be served before the signals of others are looked for.
 const SIGNALS_PERIOD: Duration = Duration::from_micros(50);
@@ -94,7 +94,7 @@ impl Worker {
     /// The thread's life.
     pub(super) fn run(&self, events: &EventQueue, polling: &Polling, responder: Responder) {
         let bells = Bells::new(Arc::clone(&self.bells));
-        let mut round = Round { active: Vec::new(), responder, spin: AdaptiveSpin::default(), bells };
+        let mut round = Round { active: Vec::new(), responder, spin: SpinBySize::default(), bells };
         let mut rung = Vec::with_capacity(64);
         let mut looked_at = Instant::now();
         while !self.stopping.load(Ordering::Acquire) {
@@ -108,7 +108,7 @@ impl Worker {
                 self.forget_closed(&mut round.bells);
             }
             if !round.serve(events, polling, self.epoll.as_fd()) {
-                round.rest(polling);
+                round.rest(polling, self.epoll.as_fd());
             }
         }
     }
@@ -153,7 +153,7 @@ struct Active {
 struct Round {
     active: Vec<Active>,
     responder: Responder,
-    spin: AdaptiveSpin,
+    spin: SpinBySize,
     bells: Bells,
 }
 
@@ -188,19 +188,40 @@ impl Round {
     }
 
     /// Arms every channel; those that may be polled only after a spin in vain. What has data stays active.
-    fn rest(&mut self, polling: &Polling) {
+    ///
+    /// A guest that was given many bytes works on them before it asks for more: then the spin may be longer, and looks
+    /// for the signals of others meanwhile.
+    fn rest(&mut self, polling: &Polling, epoll: BorrowedFd<'_>) {
         self.active.retain(|one| one.channel.may_spin() || !one.channel.arm());
         if self.active.is_empty() {
             return;
         }
-        let end = Instant::now() + Duration::from_micros(polling.spin_us().into());
         let active = &self.active;
+        let bytes = active.iter().map(|one| one.channel.moved()).max().unwrap_or(0);
+        let granted_us = granted_for(polling.spin_us(), bytes);
+        let began = Instant::now();
+        let mut looks_next = began + SIGNALS_PERIOD;
+        let mut is_rung = || {
+            let looks = is_long(bytes) && Instant::now() >= looks_next;
+            if looks {
+                looks_next = Instant::now() + SIGNALS_PERIOD;
+            }
+            looks && has_signals(epoll)
+        };
         // A grant taken back meanwhile ends the spin like data does: the next round finds nothing and arms.
-        let ready = || active.iter().any(|one| one.channel.has_data() || !one.channel.may_spin());
-        if !self.spin.until(polling.spin_us(), end, ready) {
+        let mut ready = || active.iter().any(|one| one.channel.has_data() || !one.channel.may_spin()) || is_rung();
+        let end = began + Duration::from_micros(granted_us.into());
+        if !self.spin.of(bytes).until(granted_us, end, &mut ready) {
             self.active.retain(|one| !one.channel.arm());
         }
     }
+}
+
+/// Tells whether signals wait in the epoll set.
+fn has_signals(epoll: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(epoll, PollFlags::IN)];
+    // An error is found again by the wait that takes the signals.
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
