@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import statistics
 import threading
 import time
 from collections.abc import Callable
@@ -154,37 +155,57 @@ def ask(guest: RawGuest, target: str, transaction_id: int = 1) -> None:
     guest.put(guest.ask(target, transaction_id, fields=[("x-ms-range", "bytes=0-4095")]))
 
 
+def p99_us(stage: Stage) -> float:
+    """Return the p99 of 200 reads of the blob "other", once their guest alone is active again and may poll."""
+    times: list[float] = []
+    settled = time.perf_counter() + 0.01  # twice as long as a guest counts as active (vsp/polling.rs)
+    while len(times) < 200:
+        begun = time.perf_counter()
+        assert len(stage.client.get("con", "other", offset=0, length=4096)) == 4096
+        if begun > settled:
+            times.append(time.perf_counter() - begun)
+    return sorted(times)[198] * 1e6
+
+
+def p99_us_beside_a_stall(stage: Stage, guest: RawGuest) -> float:
+    """Return the same while eight reads of *guest*'s stand behind a disk that does not answer; then let them end."""
+    stage.engine.stall(segment_of(stage, "stalled"))
+    for number in range(8):
+        guest.put(guest.ask("/con/stalled", number + 1, slot=number, fields=[("x-ms-range", "bytes=0-4095")]))
+    until(lambda: stage.engine.stalled_reads > 0, "no read stalls")
+    beside = p99_us(stage)
+    assert stage.engine.stalled_reads > 0
+    stage.engine.resume()
+    assert sorted(guest.completion()[:2] for _ in range(8)) == [(number + 1, 0) for number in range(8)]
+    return beside
+
+
 def test_a_read_behind_a_stalled_disk_delays_no_other_guest(make_stage: MakeStage) -> None:
-    """Issue "Movement": one guest's extents sit behind a fault wrapper that stalls; the others' p99 does not move."""
+    """Issue "Movement": one guest's extents sit behind a fault wrapper that stalls; the others' p99 does not move.
+
+    Judged by the median over pairs measured in turn, the order changing from pair to pair: what else the machine does
+    meets both sides alike. A busy machine gets three attempts; a p99 that moves fails them all.
+    """
     stage = make_stage(stallable=True)
     stage.client.put("con", "stalled", pattern(1 << 20))
     stage.client.put("con", "other", pattern(1 << 20)[::-1])
     stage.warm("con", "stalled")
     stage.warm("con", "other")
     assert segment_of(stage, "stalled") != segment_of(stage, "other")
-
-    def p99_us() -> float:
-        times = []
-        for _ in range(1000):
-            begun = time.perf_counter()
-            assert len(stage.client.get("con", "other", offset=0, length=4096)) == 4096
-            times.append(time.perf_counter() - begun)
-        return sorted(times)[990] * 1e6
-
-    alone = min(p99_us() for _ in range(3))
     guest = stage.guest(offloaded=True)
-    stage.engine.stall(segment_of(stage, "stalled"))
-    for number in range(8):
-        guest.put(guest.ask("/con/stalled", number + 1, slot=number, fields=[("x-ms-range", "bytes=0-4095")]))
-    until(lambda: stage.engine.stalled_reads > 0, "no read stalls")
-    beside = min(p99_us() for _ in range(3))
-    assert stage.engine.stalled_reads > 0
-    stage.engine.resume()
-    done = [guest.completion()[:2] for _ in range(8)]
-    assert sorted(done) == [(number + 1, 0) for number in range(8)]
+
+    def ratio(pair: int) -> float:
+        alone = p99_us(stage) if pair % 2 else 0.0
+        beside = p99_us_beside_a_stall(stage, guest)
+        return beside / (alone or p99_us(stage))
+
+    found = []
+    for _ in range(3):
+        found.append(statistics.median(map(ratio, range(15))))
+        if found[-1] <= 1.5:
+            break
+    assert min(found) <= 1.5, f"p99 beside a stalled read / without one: {found}"
     assert bytes(guest.memory[:4096]) == pattern(4096)
-    # The stall lasts until `resume`: a read it delayed would not have ended at all. The slack is for busy machines.
-    assert beside < 5 * alone + 20_000, f"p99 {beside:.0f} µs beside a stalled read, {alone:.0f} µs without"
 
 
 @pytest.mark.parametrize("end", ["overwritten", "deleted"])
