@@ -37,6 +37,7 @@ struct LentRegion {
     active: bool,
     /// The program's own: it counts as lent, and nothing else is ever placed there.
     registered: bool,
+    untouched: usize, // no page from here on was ever handed out: none has memory behind it yet
 }
 
 struct State {
@@ -49,20 +50,24 @@ struct State {
 }
 
 impl State {
-    /// Takes a warm run that fits, else the first that is large enough; merges what lies about when there is none.
+    /// Takes a warm run that fits, else the first; merges what lies about before pages are touched that never were.
     fn take(&mut self, count: usize) -> Option<Run> {
-        if let Some(run) = self.recent.take(count) {
-            return Some(run);
-        }
-        self.take_first(count).or_else(|| {
+        self.recent.take(count).or_else(|| self.take_first(count, true)).or_else(|| {
             self.merge_recent();
-            self.take_first(count)
+            self.take_first(count, false)
         })
     }
 
-    fn take_first(&mut self, count: usize) -> Option<Run> {
-        let mut active = self.regions.iter_mut().filter(|(_, lent)| lent.active);
-        active.find_map(|(&region, lent)| lent.free.take(count).map(|start| Run { region, start, count }))
+    fn take_first(&mut self, count: usize, touched: bool) -> Option<Run> {
+        self.regions.iter_mut().filter(|(_, lent)| lent.active).find_map(|(&region, lent)| {
+            let start = lent.free.take(count)?;
+            if touched && start + count > lent.untouched {
+                lent.free.give_back(start, count);
+                return None;
+            }
+            lent.untouched = lent.untouched.max(start + count);
+            Some(Run { region, start, count })
+        })
     }
 
     fn give_back(&mut self, run: Run) {
@@ -89,7 +94,7 @@ impl State {
         // One page stays unused between regions, so that a run off the end of one never lands in the next.
         self.next_page += (bytes / PAGE_SIZE) as u64 + 1;
         let free = FreeRuns::whole(bytes / PAGE_SIZE);
-        self.regions.insert(page, LentRegion { region, free, active: false, registered });
+        self.regions.insert(page, LentRegion { region, free, active: false, registered, untouched: 0 });
         Some(page)
     }
 
@@ -347,6 +352,13 @@ mod tests {
         let (second, page) = (memory.allocate(3 * PAGE_SIZE).unwrap(), first.page_at(0));
         drop((second, first));
         assert_eq!(memory.allocate(3 * PAGE_SIZE).unwrap().page_at(0), page);
+    }
+
+    #[test]
+    fn pages_that_were_used_are_joined_before_new_ones_are_touched() {
+        let (memory, page) = memory_with(64);
+        drop([20, 1, 1].map(|pages| memory.allocate(pages * PAGE_SIZE).unwrap()));
+        assert_eq!(memory.allocate(22 * PAGE_SIZE).unwrap().page_at(0), page, "20 + 1 + 1 used pages are 22");
     }
 
     #[test]
