@@ -567,6 +567,9 @@ class UpstreamEndpoint:
     def dialed(self) -> int:
         """Connections made so far."""
     def resolve_to(self, addresses: list[str]) -> None: ...
+    def go_through(self, host: str, port: int, authorization: str | None) -> None:
+        """Have connections from now on made by the HTTP proxy there. authorization: value of Proxy-Authorization."""
+
     def drop_idle(self) -> None: ...
 
 @final

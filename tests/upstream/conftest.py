@@ -58,8 +58,15 @@ async def account(authority: Authority) -> AsyncIterator[OpenAccount]:
     async with AsyncExitStack() as stack:
 
         async def open_account(port: int, **settings: Any) -> AzureUpstream:
-            given = {"authorization": "none", "ca_file": authority.file, "connections_warm": 0, **settings}
-            accounts = Accounts([AccountSettings(ACCOUNT, endpoint=f"https://127.0.0.1:{port}/{ACCOUNT}", **given)])
+            endpoint = f"https://127.0.0.1:{port}/{ACCOUNT}"
+            given = {
+                "endpoint": endpoint,
+                "authorization": "none",
+                "ca_file": authority.file,
+                "connections_warm": 0,
+                **settings,
+            }
+            accounts = Accounts([AccountSettings(ACCOUNT, **given)])
             await accounts.open()
             stack.push_async_callback(accounts.close)
             backend = accounts.backends[ACCOUNT]

@@ -24,6 +24,11 @@ SECRET = "c2VjcmV0LXNlY3JldA"
         ('[[upstream]]\naccount = "a12"\nidentity = "cli"\n[[upstream]]\naccount = "a12"\nidentity = "cli"', "twice"),
         ('[[upstream]]\naccount = "a12"\nidentity = "cli"\n[[upstream.cache]]\ncontainer = "c"', "cache_dir"),
         ('[[upstream]]\naccount = "a12"\nidentity = "cli"\naddresses = ["nowhere"]', "upstream.0.addresses"),
+        ('[[upstream]]\naccount = "a12"\nidentity = "cli"\nproxy_credential_env = "P"', "none is named"),
+        (
+            '[[upstream]]\naccount = "a12"\nidentity = "cli"\nproxy = "http://p:1"\naddresses = ["10.0.0.4"]',
+            "addresses are not used",
+        ),
         (f'[accounts]\ncontoso = "{SECRET}*"', "not base64"),
         ('http_certificate = "c.pem"', "go together"),
     ],

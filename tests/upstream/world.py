@@ -26,10 +26,12 @@ class Authority:
         self.file = directory / "ca.pem"
         self._ca.cert_pem.write_to_path(self.file)
 
-    def issue(self, name: str = "server", **options: object) -> Path:
-        """Write a certificate with its key; return the file."""
+    def issue(self, name: str = "server", *hosts: str, **options: object) -> Path:
+        """Write a certificate with its key, for *hosts* too; return the file."""
         path = self._directory / f"{name}.pem"
-        self._ca.issue_cert("127.0.0.1", "localhost", **options).private_key_and_cert_chain_pem.write_to_path(path)
+        self._ca.issue_cert("127.0.0.1", "localhost", *hosts, **options).private_key_and_cert_chain_pem.write_to_path(
+            path
+        )
         return path
 
 

@@ -20,6 +20,7 @@ use upstream::exchange::{Exchange, Sending};
 use upstream::gate::{Sink, Source};
 use upstream::http1::RequestHead;
 use upstream::outcome::{Failure, FailureKind, Head, Outcome};
+use upstream::proxy::Proxy;
 
 use crate::codec::{FieldPairs, latin1, text};
 use crate::descriptors::duplicate;
@@ -151,6 +152,15 @@ impl UpstreamEndpoint {
         let parse =
             |text: &String| text.parse().map_err(|_| PyValueError::new_err(format!("{text:?} is not an IP address")));
         self.0.resolve_to(addresses.iter().map(parse).collect::<PyResult<_>>()?);
+        Ok(())
+    }
+
+    /// `authorization`: value of `Proxy-Authorization`, as text without line breaks.
+    fn go_through(&self, host: String, port: u16, authorization: Option<String>) -> PyResult<()> {
+        if authorization.as_ref().is_some_and(|value| !value.bytes().all(|byte| (b' '..=b'~').contains(&byte))) {
+            return Err(PyValueError::new_err("the authorization has a character that no field has"));
+        }
+        self.0.go_through(Proxy { host, port, authorization });
         Ok(())
     }
 

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::endpoint::{Dialer, Duplex, EndpointSettings};
 use crate::outcome::Failure;
+use crate::proxy::Proxy;
 
 /// A connection in use.
 pub(crate) struct Connection {
@@ -83,6 +84,11 @@ impl Connections {
     /// Has connections from now on go to `addresses` instead of where the host's name leads; empty: as its name says.
     pub fn resolve_to(&self, addresses: Vec<IpAddr>) {
         self.dialer.resolve_to(addresses);
+    }
+
+    /// Has connections from now on go through `proxy`.
+    pub fn go_through(&self, proxy: Proxy) {
+        self.dialer.go_through(proxy);
     }
 
     /// Connections that are open now.

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::outcome::{Failure, FailureKind};
+use crate::proxy::Proxy;
 
 /// Received bytes that a TLS connection takes from the kernel at once.
 const RECEIVED_SIZE: usize = 64 * 1024;
@@ -44,6 +45,8 @@ pub(crate) struct Dialer {
     port: u16,
     /// Where to connect to instead of looking the name up; empty: look it up.
     addresses: Mutex<Vec<IpAddr>>,
+    /// Who connects in our place; `None`: nobody.
+    proxy: Mutex<Option<Proxy>>,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     connect_timeout: Duration,
 }
@@ -66,6 +69,7 @@ impl Dialer {
             host: settings.host.clone(),
             port: settings.port,
             addresses: Mutex::default(),
+            proxy: Mutex::default(),
             tls,
             connect_timeout: settings.connect_timeout,
         })
@@ -74,6 +78,11 @@ impl Dialer {
     /// Has connections from now on go to `addresses`; who answers there must prove to be the same host.
     pub(crate) fn resolve_to(&self, addresses: Vec<IpAddr>) {
         *self.addresses.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
+    }
+
+    /// Has connections from now on go through `proxy`, which looks the name up.
+    pub(crate) fn go_through(&self, proxy: Proxy) {
+        *self.proxy.lock().unwrap_or_else(PoisonError::into_inner) = Some(proxy);
     }
 
     fn addresses(&self) -> Vec<SocketAddr> {
@@ -89,15 +98,7 @@ impl Dialer {
     }
 
     async fn connect(&self) -> Result<Box<dyn Duplex>, Failure> {
-        let unreachable = |error: io::Error| Failure::new(FailureKind::Unreachable, error);
-        // All addresses in turn, as the resolver orders them.
-        let addresses = self.addresses();
-        let connected = match &addresses[..] {
-            [] => TcpStream::connect((self.host.as_str(), self.port)).await,
-            addresses => TcpStream::connect(addresses).await,
-        };
-        let tcp = connected.map_err(unreachable)?;
-        tcp.set_nodelay(true).map_err(unreachable)?;
+        let tcp = self.reach().await?;
         let Some((connector, name)) = &self.tls else { return Ok(Box::new(tcp)) };
         // rustls asks for 4 KiB at a time, a quarter of a record; each would be a system call.
         let received = BufReader::with_capacity(RECEIVED_SIZE, tcp);
@@ -107,6 +108,23 @@ impl Dialer {
             Failure::new(if untrusted { FailureKind::Untrusted } else { FailureKind::Unreachable }, error)
         })?;
         Ok(Box::new(stream))
+    }
+
+    async fn reach(&self) -> Result<TcpStream, Failure> {
+        let proxy = self.proxy.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(proxy) = proxy {
+            return proxy.connect(&self.host, self.port).await;
+        }
+        let unreachable = |error: io::Error| Failure::new(FailureKind::Unreachable, error);
+        // All addresses in turn, as the resolver orders them.
+        let addresses = self.addresses();
+        let connected = match &addresses[..] {
+            [] => TcpStream::connect((self.host.as_str(), self.port)).await,
+            addresses => TcpStream::connect(addresses).await,
+        };
+        let tcp = connected.map_err(unreachable)?;
+        tcp.set_nodelay(true).map_err(unreachable)?;
+        Ok(tcp)
     }
 }
 

@@ -164,7 +164,8 @@ fn has_item(fields: &Fields, name: &str, item: &[u8]) -> bool {
 }
 
 fn framing_of(status: u16, method: &[u8], fields: &Fields) -> Result<Framing, Failure> {
-    if method == b"HEAD" || status < 200 || status == 204 || status == 304 {
+    let opens_tunnel = method == b"CONNECT" && (200..300).contains(&status);
+    if opens_tunnel || method == b"HEAD" || status < 200 || status == 204 || status == 304 {
         return Ok(Framing::Length(0));
     }
     if values(fields, "transfer-encoding").next().is_some() {

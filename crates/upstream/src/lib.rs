@@ -13,3 +13,4 @@ pub mod exchange;
 pub mod gate;
 pub mod http1;
 pub mod outcome;
+pub mod proxy;

@@ -26,6 +26,7 @@ from pvblob.upstream.cache import CachedAccount
 from pvblob.upstream.credentials import Anonymous, Credential, PassThrough, SharedAccessSignature, SharedKey
 from pvblob.upstream.downloads import Cutting
 from pvblob.upstream.endpoint import EndpointUrl
+from pvblob.upstream.proxies import NO_PROXY, proxy_to
 from pvblob.upstream.router import AccountRouter
 from pvblob.upstream.secrets import Secret, SecretFile, SecretVariable
 from pvblob.upstream.transport import Transport, TransportFailure
@@ -48,7 +49,9 @@ class AccountSettings:
     account: as guests write it.  endpoint, secondary_endpoint: URLs; None: Azure's public cloud, no secondary.
     authorization: what the host adds. "key" and "sas": secret_file or secret_variable holds it; "identity": a token of
     azure-identity, client_id saying whose where there are several; "guest": what the guest sent; "none": nothing.
-    ca_file: PEM; None: the system's.  connections_max: at once.  connections_warm: kept ready.
+    ca_file: PEM; None: the system's.  proxy: URL of the HTTP proxy that connects in our place; None: the one the
+    environment names, "none": no one.  proxy_secret_file, proxy_secret_variable: hold USER:PASSWORD for it.
+    connections_max: at once.  connections_warm: kept ready.
     addresses: IP addresses that `endpoint` is at; none: its name is looked up for every connection.
     requests_per_s, bytes_per_s: None for no limit.  part_size_bytes, parallel, put_block_bytes: see `Cutting`.
     hedge_after_s: a read that has no answer after so long is asked a second time; None: never.
@@ -66,6 +69,9 @@ class AccountSettings:
     client_id: str | None = None
     addresses: tuple[str, ...] = ()
     ca_file: Path | None = None
+    proxy: str | None = None
+    proxy_secret_file: Path | None = None
+    proxy_secret_variable: str | None = None
     connections_max: int = 64
     connections_warm: int = 2
     requests_per_s: float | None = None
@@ -158,9 +164,10 @@ class Accounts:
         return cached
 
     async def _attempts(self, settings: AccountSettings) -> Attempts:
-        primary = _location(settings.endpoint or f"https://{settings.account}.blob.core.windows.net", settings)
+        secret = self._proxy_secret(settings)
+        primary = _location(settings.endpoint or f"https://{settings.account}.blob.core.windows.net", settings, secret)
         primary.connections.resolve_to(list(settings.addresses))
-        secondary = _location(settings.secondary_endpoint, settings) if settings.secondary_endpoint else None
+        secondary = _location(settings.secondary_endpoint, settings, secret) if settings.secondary_endpoint else None
         credential = self._credential(settings)
         if settings.authorization in ("key", "sas"):
             await credential.prepare()
@@ -178,6 +185,16 @@ class Accounts:
             ),
             hedge_after_s=settings.hedge_after_s,
         )
+
+    def _proxy_secret(self, settings: AccountSettings) -> Secret | None:
+        secret: Secret | None = None
+        if settings.proxy_secret_file is not None:
+            secret = SecretFile(settings.proxy_secret_file)
+        elif settings.proxy_secret_variable is not None:
+            secret = SecretVariable(settings.proxy_secret_variable)
+        if secret is not None:
+            self._secrets.append(secret)
+        return secret
 
     def _credential(self, settings: AccountSettings) -> Credential:
         if settings.authorization == "guest":
@@ -217,9 +234,19 @@ def secret_of(settings: AccountSettings) -> Secret:
     return SecretVariable(settings.secret_variable)
 
 
-def _location(endpoint: str, settings: AccountSettings) -> Location:
+def _location(endpoint: str, settings: AccountSettings, proxy_secret: Secret | None) -> Location:
     url = EndpointUrl.parse(endpoint)
-    return Location(url, connections_to(url, settings))
+    connections = connections_to(url, settings)
+    # Who says at which addresses the endpoint is has a way there of their own.
+    named = settings.proxy or (NO_PROXY if settings.addresses else None)
+    try:
+        proxy = proxy_to(url, named, proxy_secret)
+        if proxy is not None:
+            proxy.lead(connections)
+            log.info("account %s: %s is reached through %r", settings.account, url, proxy)
+    except SettingsError as error:
+        raise SettingsError(f"account {settings.account}: {error}") from None
+    return Location(url, connections, proxy)
 
 
 def connections_to(url: EndpointUrl, settings: AccountSettings) -> _native.UpstreamEndpoint:

@@ -20,6 +20,7 @@ from pvblob.upstream.credentials import Credential
 from pvblob.upstream.endpoint import EndpointUrl
 from pvblob.upstream.failures import GivenUp
 from pvblob.upstream.forward import forwarded
+from pvblob.upstream.proxies import Proxy
 from pvblob.upstream.transport import NO_BODY, Answer, Part, Transport, TransportFailure
 
 log = logging.getLogger("pvblob.upstream")
@@ -30,10 +31,11 @@ READ_ATTEMPT_S_MAX = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """One of an account's endpoints: where it is, and its connections."""
+    """One of an account's endpoints: where it is, its connections, and who makes them in our place."""
 
     url: EndpointUrl
     connections: _native.UpstreamEndpoint
+    proxy: Proxy | None = None
 
 
 @dataclass(slots=True)
@@ -138,6 +140,8 @@ class Attempts:
             own = self.credential.guests_own
             sent = forwarded(request, location.url, self.account, part.size_bytes, guests_own=own)
             self.credential.authorize(sent)
+            if location.proxy is not None:
+                location.proxy.lead(location.connections)
             timeout_s = max(0.01, course.left_s if course.write else min(course.left_s, READ_ATTEMPT_S_MAX))
             self.counters.attempts += 1
             self.counters.bytes_sent += part.size_bytes

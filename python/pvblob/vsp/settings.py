@@ -75,6 +75,9 @@ class UpstreamSettings(BaseModel):
     authorization: Literal["guest", "none"] | None = None
     addresses: tuple[IPvAnyAddress, ...] = ()
     ca_file: Path | None = None
+    proxy: str | None = None
+    proxy_credential_file: Path | None = None
+    proxy_credential_env: str | None = None
     connections_max: int = Field(64, ge=1, le=4096)
     connections_warm: int = Field(2, ge=0, le=256)
     requests_per_s: float | None = Field(None, gt=0)
@@ -86,6 +89,18 @@ class UpstreamSettings(BaseModel):
     stall_timeout_s: float = Field(15.0, gt=0)
     cache: tuple[CacheSettings, ...] = ()
     read_ahead: bool = True
+
+    @model_validator(mode="after")
+    def _proxy_is_whole(self) -> UpstreamSettings:
+        if self.proxy_credential_file and self.proxy_credential_env:
+            raise ValueError(
+                f"account {self.account}: proxy_credential_file and proxy_credential_env exclude each other"
+            )
+        if (self.proxy_credential_file or self.proxy_credential_env) and not self.proxy:
+            raise ValueError(f"account {self.account}: a proxy_credential_* is for a proxy, and none is named")
+        if self.proxy and self.proxy != "none" and self.addresses:
+            raise ValueError(f"account {self.account}: with a proxy, which looks names up, addresses are not used")
+        return self
 
     @model_validator(mode="after")
     def _one_credential(self) -> UpstreamSettings:
