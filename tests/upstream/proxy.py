@@ -14,6 +14,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+# Under way in each direction of a connection.
+READS_MAX = 64
+
 
 @dataclass
 class Faults:
@@ -78,9 +81,35 @@ class FaultyProxy:
             self._open.discard(down)
             down.transport.abort()
 
+    async def _delayed(self, reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+        """Yield what comes, late by the latency; more may be under way meanwhile. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        under_way: asyncio.Queue[tuple[float, bytes | OSError]] = asyncio.Queue(READS_MAX)
+
+        async def read() -> None:
+            data: bytes | OSError = b"-"
+            while data and isinstance(data, bytes):
+                try:
+                    data = await reader.read(65536)
+                except OSError as error:
+                    data = error
+                await under_way.put((loop.time() + self.faults.latency_s, data))
+
+        reading = asyncio.ensure_future(read())
+        try:
+            while True:
+                due_s, data = await under_way.get()
+                await asyncio.sleep(due_s - loop.time())
+                if isinstance(data, OSError):
+                    raise data
+                if not data:
+                    return
+                yield data
+        finally:
+            reading.cancel()
+
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            await asyncio.sleep(self.faults.latency_s)
+        async for data in self._delayed(reader):
             writer.write(data)
             await writer.drain()
         with contextlib.suppress(OSError, RuntimeError):
@@ -88,9 +117,8 @@ class FaultyProxy:
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         passed = 0
-        while data := await reader.read(65536):
+        async for data in self._delayed(reader):
             faults = self.faults
-            await asyncio.sleep(faults.latency_s)
             if faults.drip_bytes_per_s:
                 await asyncio.sleep(len(data) / faults.drip_bytes_per_s)
             passed += len(data)
@@ -101,7 +129,8 @@ class FaultyProxy:
                 return
             if faults.cuts > 0 and faults.stall_after_bytes is not None and passed > faults.stall_after_bytes:
                 faults.cuts -= 1
-                await reader.read(-1)  # until the other side gives up
+                async for _ in self._delayed(reader):  # until the other side gives up
+                    pass
                 return
             writer.write(data)
             await writer.drain()
