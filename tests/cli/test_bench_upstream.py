@@ -37,7 +37,7 @@ pytestmark = pytest.mark.skipif(network_program() is None, reason="pvblob-networ
 def test_distinct_blobs_come_whole_over_few_connections(tmp_path: Path) -> None:
     """Issue 5: 100 guests of one host need a tenth of the connections; every path reads the same bytes."""
     rows = measured(upstream.DISTINCT, tmp_path)
-    assert list(rows) == ["tls-sdk", "tls-obstore", "channel-sdk", "channel"]
+    assert list(rows) == ["tls-sdk", "tls-obstore", "channel-sdk", "channel", "channel-inplace"]
     for row in rows.values():
         assert row.absent is None
         assert row.blob_bytes == 16 * MIB
@@ -54,7 +54,7 @@ def test_distinct_blobs_come_whole_over_few_connections(tmp_path: Path) -> None:
 def test_one_blob_comes_once_for_all_guests(tmp_path: Path) -> None:
     """Issue 5: upstream bytes of one blob read by all stay below 1.05 of its size."""
     rows = measured(upstream.SHARED, tmp_path)
-    for path in ("channel-sdk", "channel"):
+    for path in ("channel-sdk", "channel", "channel-inplace"):
         assert rows[path].absent is None
         assert rows[path].value("upstream_bytes_per_blob_byte") <= 1.05
     assert rows["tls-sdk"].value("upstream_bytes_per_blob_byte") > 2

@@ -63,11 +63,22 @@ def _channel(blob: str, where: str, _authorities: str, _key: str) -> Found:
         return began_ns, time.monotonic_ns(), content
 
 
+def _channel_inplace(blob: str, where: str, _authorities: str, _key: str) -> Found:
+    from pvblob import Client
+
+    began_ns = time.monotonic_ns()
+    with Client.connect(where) as client:
+        content = client.view(CONTAINER, blob, offset=0, length=SIZE_BYTES)
+        ended_ns = time.monotonic_ns()
+        return began_ns, ended_ns, bytes(content)
+
+
 PATHS: dict[str, Callable[[str, str, str, str], Found]] = {
     "tls-sdk": _tls_sdk,
     "tls-obstore": _tls_obstore,
     "channel-sdk": _channel_sdk,
     "channel": _channel,
+    "channel-inplace": _channel_inplace,
 }
 
 if __name__ == "__main__":

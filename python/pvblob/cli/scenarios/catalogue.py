@@ -168,7 +168,7 @@ def _cold() -> Scenario:
 
 
 def _upstream(name: str, title: str, about: str) -> Scenario:
-    paths = _reads("tls-sdk", "tls-obstore", "channel-sdk", "channel")
+    paths = _reads("tls-sdk", "tls-obstore", "channel-sdk", "channel", "channel-inplace")
     return Scenario(name, title, about, "gib_per_s", [Heat(paths, [Shape(100, RANGE)], {})])
 
 
@@ -181,8 +181,9 @@ _DISTINCT = _upstream(
 _SHARED = _upstream(
     "upstream-shared",
     "An account elsewhere, one blob",
-    "The same, but all read the same blob from its beginning to its end or for a fixed time, whichever is shorter; "
-    "the host keeps what it reads in a cache that is empty at the start.",
+    "The same, but every process reads the same blob from its beginning to its end; who is too slow is stopped after a "
+    "fixed time, and its throughput is that of the bytes it had by then. "
+    "The host keeps what it reads in a cache that is empty at the start.",
 )
 
 SCENARIOS = {

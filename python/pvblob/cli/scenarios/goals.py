@@ -196,6 +196,11 @@ def _upstream() -> list[Goal]:
         for scenario, what, figure, bound, at_most in wanted
         for path, other in (("channel-sdk", "tls-sdk"), ("channel", "tls-obstore"))
     ]
+    # The issue's own words: processes with azure-storage-blob over TLS, against guests, whatever these read with.
+    for scenario, bound in (("upstream-distinct", 3.0), ("upstream-shared", 20.0)):
+        for path in ("channel", "channel-inplace"):
+            ours, theirs = pick(path, "gib_per_s"), pick("tls-sdk", "gib_per_s")
+            goals.append(_ratio(scenario, f"{scenario}, GiB/s: {path} / tls-sdk", ours, theirs, bound))
     for what, figure in (("first byte", "first_byte_ms"), ("first byte with imports", "first_byte_from_start_ms")):
         for other, path in (("tls-sdk", "channel-sdk"), ("tls-obstore", "channel"), ("tls-sdk", "channel")):
             text = f"upstream-distinct, {what} of a fresh process: {other} / {path}"
