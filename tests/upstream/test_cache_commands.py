@@ -140,6 +140,8 @@ def test_stats_count_hits_misses_joins_and_what_each_guest_holds(cache: Ask, cli
     assert table.returncode == 0, table.stderr
     for text in ("of 64.0 MiB", "2 blocks", f"{ACCOUNT}/shared", f"uid:{os.geteuid()}", "16.0 MiB"):
         assert text in table.stdout
+    assert " misses " in table.stdout, "headings are whole on a terminal of 80 columns"
+    assert "damaged" not in table.stdout, "what is nought everywhere is left out"
 
 
 @pytest.mark.parametrize(

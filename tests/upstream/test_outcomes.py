@@ -198,8 +198,8 @@ async def test_reads_turn_to_the_secondary_and_writes_do_not(account: OpenAccoun
     assert asked["secondary", b"PUT"] == 0
 
 
-async def test_a_key_that_is_refused_is_read_again_once(
-    account: OpenAccount, authority: Authority, tmp_path: Path
+async def test_a_key_that_is_refused_is_read_again_once_and_then_the_log_says_so_once(
+    account: OpenAccount, authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Issue 5: rotation without restart: a replaced key counts even within the second of its file."""
     file = tmp_path / "key"
@@ -215,9 +215,12 @@ async def test_a_key_that_is_refused_is_read_again_once(
 
     async with answering(authority.issue(), answer) as port:
         backend = await account(port, authorization="key", secret_file=file)
-        outcomes = [await backend.execute(request("GET"), BytesBody()) for _ in range(2)]
-    assert [one.status for one in outcomes] == [200, 403]
-    assert len(seen) == 3
+        outcomes = [await backend.execute(request("GET"), BytesBody()) for _ in range(3)]
+    assert [one.status for one in outcomes] == [200, 403, 403]
+    assert len(seen) == 4
+    (told,) = [one for one in caplog.messages if "refuses the host's credential" in one]
+    assert ACCOUNT in told
+    assert "bmV3Lg" not in told
     signatures = [head.partition(b"SharedKey ")[2].partition(b"\r")[0] for head in seen]
     assert signatures[0] != signatures[1]
 

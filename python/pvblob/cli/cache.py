@@ -80,6 +80,9 @@ _COLUMNS = (
     "ahead",
     "offloaded",
 )
+# The first columns are always there; of the others those that say something, for all would fit no terminal.
+_COLUMNS_ALWAYS = 5
+_LINE_MAX = 400
 _HEADINGS = {"size_bytes": "size", "hit_bytes": "given"}
 
 Account = Annotated[
@@ -218,9 +221,15 @@ def _print(state: dict[str, Any]) -> None:
     held, room = output.size_text(state["size_bytes"]), output.size_text(state["size_bytes_max"])
     text = f"{state['directory']}: {held} of {room}, {state['blocks']:,} blocks"
     console.print(text, highlight=False, markup=False, soft_wrap=True)
-    table = _table("Containers", "place", *_COLUMNS)
-    for row in state["containers"]:
-        table.add_row(f"{row['account']}/{row['container']}", *(_cell(name, row[name]) for name in _COLUMNS))
+    rows = state["containers"]
+    told = [name for name in _COLUMNS[_COLUMNS_ALWAYS:] if any(row[name] for row in rows)]
+    columns = [*_COLUMNS[:_COLUMNS_ALWAYS], *told]
+    table = _table("Containers", "place", *columns)
+    for row in rows:
+        table.add_row(f"{row['account']}/{row['container']}", *(_cell(name, row[name]) for name in columns))
+    # Figures cut short tell nothing: rather let the terminal break long lines.
+    wide = console.options.update_width(_LINE_MAX)
+    console.width = max(console.width, console.measure(table, options=wide).maximum)
     console.print(table)
     quota = state["guest_bytes_max"]
     table = _table("Guests", "guest", "blocks", "size_bytes", "quota")

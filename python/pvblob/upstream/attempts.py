@@ -27,6 +27,7 @@ log = logging.getLogger("pvblob.upstream")
 
 DEFAULT_DEADLINE_S = 60.0
 READ_ATTEMPT_S_MAX = 30.0
+REFUSAL_SAID_EVERY_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,7 @@ class Attempts:
     pause: retries.Pause = field(default_factory=retries.Pause)
     counters: AttemptCounters = field(default_factory=AttemptCounters)
     hedge_after_s: float | None = None
+    refusal_said_s: float = float("-inf")
 
     async def perform(self, request: Request, part: Part, *, inline_max: int) -> Answer:
         """Return the service's answer to *request* (as the guest sent it) with *part* as its content.
@@ -233,9 +235,12 @@ class Attempts:
         if course.perhaps_executed and status in retries.CONDITION_FAILED:
             # Our own first attempt, or somebody else: the condition that failed cannot tell.
             raise self._give_up(failures.unknown_outcome(request, self.account, course.perhaps_executed), course)
-        if status in (401, 403) and not course.refreshed and answer.fields.get("x-ms-error-code") in _REFUSED:
-            course.refreshed = True
-            return 0.0 if self._is_refreshed() else None
+        if status in (401, 403) and answer.fields.get("x-ms-error-code") in _REFUSED:
+            if not course.refreshed and self._is_refreshed():
+                course.refreshed = True
+                return 0.0
+            self._say_refused(status)
+            return None
         wait_s = self._wait_after(request, course, answer, attempt)
         if wait_s is not None and not last and wait_s < course.left_s:
             return wait_s
@@ -268,6 +273,13 @@ class Attempts:
         except SettingsError as error:
             log.warning("account %s refused the credential, and there is no other: %s", self.account, error)
             return False
+
+    def _say_refused(self, status: int) -> None:
+        """Tell whoever reads the log, now and then: guests are told each time, and cannot mend it."""
+        now_s = time.monotonic()
+        if not self.credential.guests_own and now_s - self.refusal_said_s >= REFUSAL_SAID_EVERY_S:
+            self.refusal_said_s = now_s
+            log.warning("account %s refuses the host's credential (%d): is it the right one?", self.account, status)
 
     def _give_up(self, given_up: GivenUp, course: _Course) -> GivenUp:
         self.counters.gave_up += 1

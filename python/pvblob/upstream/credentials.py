@@ -80,7 +80,7 @@ class SharedKey:
         try:
             return base64.b64decode(self._key.reveal(), validate=True)
         except binascii.Error:
-            raise SettingsError(f"the key of account {self._account} ({self._key!r}) is not base64") from None
+            raise SettingsError(f"the account key in {self._key} is not base64") from None
 
 
 class SharedAccessSignature:

@@ -29,6 +29,10 @@ class Secret(Protocol):
         """Forget what was read: somebody refused it, or a signal says that it changed."""
         ...
 
+    def __str__(self) -> str:
+        """Return where it lies, in words."""
+        ...
+
 
 class SecretFile:
     """The content of a file, blanks around it aside.
@@ -78,6 +82,9 @@ class SecretFile:
             raise SettingsError(f"secret file {self.path}: it is empty")
         self._text = text
 
+    def __str__(self) -> str:
+        return f"secret file {self.path}"
+
     def __repr__(self) -> str:
         return f"SecretFile({str(self.path)!r})"
 
@@ -97,6 +104,9 @@ class SecretVariable:
 
     def look_again(self) -> None:
         """Do nothing: a process's environment does not change."""
+
+    def __str__(self) -> str:
+        return f"environment variable {self.name}"
 
     def __repr__(self) -> str:
         return f"SecretVariable({self.name!r})"
