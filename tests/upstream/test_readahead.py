@@ -16,6 +16,7 @@ from pvblob.upstream.accounts import Accounts, AccountSettings
 from pvblob.upstream.block_files import BLOCK_BYTES
 from pvblob.upstream.blocks import BlockStore
 from pvblob.upstream.cache import CachedAccount
+from pvblob.upstream.readahead import BLOCKS_MAX
 from pvblob.upstream.versions import CacheRule
 from tests.upstream.answers import request
 from tests.upstream.proxy import FaultyProxy
@@ -129,6 +130,19 @@ async def test_two_readers_of_one_blob_do_not_disturb_each_other(reading: Readin
         await reading.read((12 + number) * BLOCK_BYTES, BLOCK_BYTES, reader=2)
         await reading.settle()
     assert reading.counted()["misses"] == 4
+
+
+async def test_the_more_readers_will_come_by_the_further_ahead_is_read(reading: Reading) -> None:
+    for block in range(6):
+        for reader in (1, 2, 3):
+            await reading.read(block * BLOCK_BYTES, BLOCK_BYTES, reader)
+        await reading.settle()
+    assert reading.counted()["admitted"] > 6 + BLOCKS_MAX
+    for reader in (1, 2, 3):
+        reading.account.forget_reader(reader)
+    ahead = reading.account._ahead
+    assert ahead is not None
+    assert not ahead._readers, "who has left is not counted"
 
 
 async def test_what_is_read_ahead_for_a_reader_that_leaves_is_called_off(reading: Reading) -> None:

@@ -2,15 +2,16 @@
 
 A reader (one channel) may read a blob at several places at once; each place is a stream. A read that continues a
 stream has the blocks behind it fetched, one at first, twice as many with every block the stream enters, BLOCKS_MAX at
-most. A stream that is not continued while its reader reads the blob elsewhere is dropped, and with the reader all of
-its streams; what is on its way for them is called off. It never takes what others wait for: it begins a fetch only when
-the account has a connection to spare, and no more than half of what the guest's quota lets it keep.
+most for each reader that goes through the blob in order: all of them will come by. A stream that is not continued
+while its reader reads the blob elsewhere is dropped, and with the reader all of its streams; what is on its way for
+them is called off. It never takes what others wait for: it begins a fetch only when the account has a connection to
+spare, and no more than half of what the guest's quota lets it keep.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 
 from pvblob.http import Request
@@ -47,10 +48,16 @@ class _Stream:
 
 @dataclass(slots=True)
 class _Place:
-    """One reader in one version of a blob."""
+    """One reader in one version of a blob. goes_on: it reads in order, and is not at the end yet."""
 
     version: Version
     streams: list[_Stream] = field(default_factory=list)
+    goes_on: bool = False
+
+    @property
+    def of(self) -> tuple[Label, str]:
+        """The version, as it is counted."""
+        return self.version.label, self.version.head.etag
 
 
 class ReadAhead:
@@ -61,6 +68,7 @@ class ReadAhead:
         self._store = store
         self._budget = budget
         self._places: OrderedDict[tuple[int, Label, str], _Place] = OrderedDict()
+        self._readers: Counter[tuple[Label, str]] = Counter()  # of a version, those that go on
         self._in_flight = 0
 
     def note(self, request: Request, version: Version, first: int, size_bytes: int) -> Reading:
@@ -76,7 +84,8 @@ class ReadAhead:
             place.streams.append(_Stream(first + size_bytes))
             return Reading(first, size_bytes)
         stream.next = max(stream.next, first + size_bytes)
-        self._advance(request, version, stream, first, size_bytes)
+        self._count(place, goes_on=stream.next < version.head.size_bytes)
+        self._advance(request, place, stream, first, size_bytes)
         return Reading(first, size_bytes, goes_on=True)
 
     def forget(self, reader: int) -> None:
@@ -95,10 +104,17 @@ class ReadAhead:
                 self._call_off(place.version, stream)
         place.streams = kept
 
-    def _advance(self, request: Request, version: Version, stream: _Stream, first: int, size_bytes: int) -> None:
-        block = (first + size_bytes - 1) // BLOCK_BYTES
+    def _count(self, place: _Place, *, goes_on: bool) -> None:
+        if place.goes_on != goes_on:
+            place.goes_on = goes_on
+            self._readers[place.of] += 1 if goes_on else -1
+            if not self._readers[place.of]:
+                del self._readers[place.of]
+
+    def _advance(self, request: Request, place: _Place, stream: _Stream, first: int, size_bytes: int) -> None:
+        version, block = place.version, (first + size_bytes - 1) // BLOCK_BYTES
         if block > stream.block:
-            stream.window = min(BLOCKS_MAX, max(1, 2 * stream.window))
+            stream.window = min(BLOCKS_MAX * max(1, self._readers[place.of]), max(1, 2 * stream.window))
             stream.block = block
         begin = max(stream.reached, block + 1)
         stream.ahead = {number for number in stream.ahead if number > block}
@@ -121,6 +137,7 @@ class ReadAhead:
         self._in_flight -= 1
 
     def _drop(self, place: _Place) -> None:
+        self._count(place, goes_on=False)
         for stream in place.streams:
             self._call_off(place.version, stream)
 
