@@ -29,9 +29,10 @@ every byte 5 ms each way, and a connection's first by the handshake's round trip
 Both run on this machine and take of its cores: *elsewhere* and *network* CPU are theirs. Every section has fresh
 clients and a fresh host; each client reads one range before the clock starts, so connections are made. *upstream* and
 *connections* count from the path's start to its clients' last byte, that range included. *First byte*: a fresh process
-alone reads 4 KiB; from the making of its client (imports done) and, *with imports*, from the start of the process, to
-the bytes in its hands. The run's CA is one more in the bundle that requests has by default, which each `tls-*` process
-and the host read, for that is what programs do. Bytes are compared in a section of their own after the clock."""
+alone reads 4 KiB (one before it, not counted, waits out the end of the clients); from the making of its client
+(imports done) and, *with imports*, from the start of the process, to the bytes in its hands. The run's CA is one more
+in the bundle that requests has by default, which each `tls-*` process and the host read, for that is what programs do.
+Bytes are compared in a section of their own after the clock."""
 
 
 def write_page(result: Result, path: Path) -> None:

@@ -127,7 +127,9 @@ def _section(course: _Course, path: ContestPath, number: int) -> _Section:
             traffic = course.elsewhere.network.traffic().since(before)
             if number == 0:
                 standing.measure(_order(course, number, check=True))
-        first_byte_ns = [_first_byte(course, path, address, fresh) for fresh in range(course.amount.fresh)]
+        # The first one is not counted: it finds machine and host busy with the end of the clients.
+        fresh = [_first_byte(course, path, address, number) for number in range(1 + course.amount.fresh)]
+        first_byte_ns = fresh[1:]
         return _Section(measured, traffic, first_byte_ns, server.settings if server else "none")
 
 
