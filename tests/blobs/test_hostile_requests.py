@@ -39,11 +39,14 @@ GOOD: list[tuple[str, str, list[tuple[str, str]], bytes]] = [
     ("GET", f"{BLOB}?comp=blocklist&blocklisttype=all", [], b""),
     ("PUT", f"{BLOB}?comp=properties", [("x-ms-blob-content-type", "a/b")], b""),
     ("PUT", f"{BLOB}?comp=tier", [("x-ms-access-tier", "Hot")], b""),
+    ("PUT", f"{BLOB}?comp=lease", [("x-ms-lease-action", "acquire"), ("x-ms-lease-duration", "-1")], b""),
+    ("PUT", f"{CONTAINER}&comp=lease", [("x-ms-lease-action", "break")], b""),
     ("DELETE", BLOB, [("if-match", "x")], b""),
 ]
 FIELD_NAMES = """range x-ms-range if-match if-none-match if-modified-since x-ms-blob-type content-md5 content-type
     x-ms-content-crc64 x-ms-meta-a x-ms-meta- x-ms-access-tier x-ms-copy-source x-ms-version x-ms-client-request-id
-    x-ms-delete-snapshots x-ms-range-get-content-md5 x-ms-blob-content-md5 x-ms-source-if-match""".split()  # noqa: SIM905
+    x-ms-delete-snapshots x-ms-range-get-content-md5 x-ms-blob-content-md5 x-ms-source-if-match
+    x-ms-lease-action x-ms-lease-duration x-ms-lease-id x-ms-proposed-lease-id x-ms-lease-break-period""".split()  # noqa: SIM905
 QUERY_NAMES = """comp restype prefix delimiter marker maxresults include blockid blocklisttype startfrom
     endbefore""".split()  # noqa: SIM905
 VALUES = [

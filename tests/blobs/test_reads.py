@@ -93,7 +93,6 @@ async def test_any_version_is_accepted_and_echoed_with_the_client_request_id(blo
     ("method", "target"),
     [
         ("PATCH", "/con/b"),
-        ("PUT", "/con/b?comp=lease"),
         ("PUT", "/con/b?comp=page"),
         ("PUT", "/con/b?comp=appendblock"),
         ("PUT", "/con/b?comp=snapshot"),

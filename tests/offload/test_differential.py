@@ -128,7 +128,7 @@ class Generator:
         """Change one blob in one of the ways there are."""
         blob = self.rng.choice([blob for blob in BLOBS if blob not in ("absent", "blocks")])
         name, client = _decoded(blob), self.stage.client
-        kind = self.rng.choice(("write", "metadata", "delete", "tier"))
+        kind = self.rng.choice(("write", "metadata", "delete", "tier", "lease"))
         try:
             if kind == "metadata":
                 client.set_metadata("con", name, {"changed": str(self.rng.random())})
@@ -136,6 +136,8 @@ class Generator:
                 client.delete("con", name, missing_ok=True)
             elif kind == "tier":
                 self.tier(blob)
+            elif kind == "lease":
+                self.lease(blob)
             else:
                 self.write(blob)
             self._etags[blob] = client.stat("con", name).etag
@@ -143,13 +145,22 @@ class Generator:
             self._etags.pop(blob, None)
 
     def tier(self, blob: str) -> None:
-        guest = self.tier_guest
-        tier = self.rng.choice(("Hot", "Cool", "Cold"))
-        message = bhttp_request("PUT", f"/con/{blob}?comp=tier", [("x-ms-access-tier", tier)])
-        guest.put(guest.request(9, message))
+        self.put(blob, "tier", ("x-ms-access-tier", self.rng.choice(("Hot", "Cool", "Cold"))))
+
+    def lease(self, blob: str) -> None:
+        """Take a lease that lasts, or break one at once: the blob can be written again, or not, as it happens."""
+        if self.rng.random() < 0.3:
+            duration = self.rng.choice(("-1", "15"))
+            self.put(blob, "lease", ("x-ms-lease-action", "acquire"), ("x-ms-lease-duration", duration))
+        else:
+            self.put(blob, "lease", ("x-ms-lease-action", "break"), ("x-ms-lease-break-period", "0"))
+
+    def put(self, blob: str, comp: str, *fields: tuple[str, str]) -> None:
+        guest = self.changing_guest
+        guest.put(guest.request(9, bhttp_request("PUT", f"/con/{blob}?comp={comp}", list(fields))))
         assert guest.completion()[1] == 0
 
-    tier_guest: RawGuest
+    changing_guest: RawGuest
 
 
 def _decoded(blob: str) -> str:
@@ -183,7 +194,7 @@ def raw_answers(guest: RawGuest, batch: list[tuple[bytes, dict[str, Any]]]) -> l
 def test_an_entry_answers_byte_for_byte_as_python_does(stage: Stage) -> None:
     seed = random.SystemRandom().randrange(1 << 32)
     generator = Generator(stage, random.Random(seed))
-    generator.tier_guest = stage.guest(offloaded=False)
+    generator.changing_guest = stage.guest(offloaded=False)
     offloaded, python = stage.guest(offloaded=True), stage.guest(offloaded=False)
     assert BATCH <= SLOTS
     before = stage.counters()

@@ -137,7 +137,7 @@ def sub_target(outer: Target, request: Request) -> Target:
 def _apply(transaction: Transaction, outer: Call, part: SubRequest) -> Response:
     """Apply one sub-request in its own savepoint and return its answer."""
     request = part.request
-    own = Transaction(transaction.connection, transaction.now, transaction.next_version)
+    own = Transaction(transaction.connection, transaction.now, transaction.now_ms, transaction.next_version)
     transaction.connection.execute("SAVEPOINT sub_request")
     try:
         call = Call(request, sub_target(outer.target, request), BytesBody())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pvblob.blobs import catalog
+from pvblob.blobs import catalog, leases
 from pvblob.blobs.answers import Call, Refusal, answer
 from pvblob.blobs.block_blobs import written_pairs
 from pvblob.blobs.catalog import BlobRow, dump_json
@@ -21,7 +21,13 @@ from pvblob.http import Response
 
 
 def existing_blob(transaction: Transaction, call: Call, container_id: int) -> BlobRow:
-    """Return the blob a write is about, after its conditions. Refuses when it does not exist."""
+    """Return the blob a write is about, after its conditions and its lease; `lease` of it is the one to keep."""
+    row = found_blob(transaction, call, container_id)
+    return row._replace(lease=leases.check_write(row.lease, call.fields, transaction.now_ms))
+
+
+def found_blob(transaction: Transaction, call: Call, container_id: int) -> BlobRow:
+    """Return the blob a request names, after its conditions. Refuses when it does not exist."""
     assert call.target.blob is not None
     row = catalog.find_blob(transaction.connection, container_id, call.target.blob)
     if row is None:

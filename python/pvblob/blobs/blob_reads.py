@@ -7,9 +7,10 @@ Source: Azure REST, "Get Blob", "Get Blob Properties", "Get Blob Metadata", "Spe
 from __future__ import annotations
 
 import hashlib
+from typing import NamedTuple
 
 from pvblob import _native
-from pvblob.blobs import catalog
+from pvblob.blobs import catalog, leases
 from pvblob.blobs.answers import Call, Pairs, Refusal, answer, etag, http_date
 from pvblob.blobs.catalog import load_json
 from pvblob.blobs.conditions import Conditions
@@ -24,41 +25,54 @@ from pvblob.http import ByteRange, FileContent, Response
 RANGE_CHECKSUM_BYTES_MAX = 4 << 20
 
 
-def readable_version(store: Store, call: Call) -> BlobVersion:
-    """Return the version a read is about, after its conditions."""
-    version = store.blob_version(call)
-    conditions = Conditions.parse(call.request.fields)
+class Readable(NamedTuple):
+    """What a read is about, found at one moment. pairs: the fields of every Get Blob answer but Content-MD5.
+
+    keeps: the fields stay true until the blob is changed, so that they may be offered to the data plane.
+    """
+
+    version: BlobVersion
+    current: catalog.Current
+    pairs: Pairs
+    keeps: bool
+
+
+def readable(store: Store, call: Call) -> Readable:
+    """Find the blob a read is about; judge the read's conditions and the lease it names."""
+    version, current = store.find_blob(call)
+    fields = call.request.fields
+    conditions = Conditions.parse(fields)
     if conditions is not None:
         conditions.check_read(version.row.version, version.row.modified)
-    return version
+    lease, now_ms = current.lease, store.now_ms
+    leases.check_read(lease, fields, now_ms)
+    pairs = [*version.get_pairs, *leases.lease_pairs(lease, now_ms)]
+    return Readable(version, current, pairs, not leases.changes_by_itself(lease, now_ms))
 
 
 async def get_blob(store: Store, call: Call) -> Response:
     """Get Blob: 200 whole, 206 when a range was asked for; content as pinned extents."""
     observed = store.observe(call) if call.request.wants_offload else ()
-    version = readable_version(store, call)
-    # Before any byte is pinned: the container may be found deleted here.
-    properties = properties_pairs(store, call, version) if observed else []
-    response = await _read(store, call, version)
-    if observed:
-        response.offer = offer_of(store, version, properties, observed)
+    found = readable(store, call)
+    response = await _read(store, call, found)
+    if observed and found.keeps:
+        response.offer = offer_of(store, found.version, found.pairs, properties_pairs(found), observed)
     return response
 
 
-async def _read(store: Store, call: Call, version: BlobVersion) -> Response:
-    fields = call.request.fields
+async def _read(store: Store, call: Call, found: Readable) -> Response:
+    version, fields = found.version, call.request.fields
     is_structured(fields)
     range_text = fields.get("x-ms-range") or fields.get("range")
     asked = ByteRange.parse(range_text) if range_text else None
     if asked is None:
-        return await _whole(store, call, version)
+        return await _whole(store, call, found)
     size = version.row.size
-    found = asked.resolve(size)
-    if found is None:
+    within = asked.resolve(size)
+    if within is None:
         raise Refusal("InvalidRange", fields=[("content-range", f"bytes */{size}")])
-    offset, length = found
-    pairs = list(version.get_pairs)
-    pairs.append(("content-range", f"bytes {offset}-{offset + length - 1}/{size}"))
+    offset, length = within
+    pairs = [*found.pairs, ("content-range", f"bytes {offset}-{offset + length - 1}/{size}")]
     if version.md5:
         pairs.append(("x-ms-blob-content-md5", version.md5))
     content = store.extents.content(version.slices(offset, length))
@@ -71,13 +85,11 @@ async def _read(store: Store, call: Call, version: BlobVersion) -> Response:
     return await _deliver(call, 206, pairs, content)
 
 
-async def _whole(store: Store, call: Call, version: BlobVersion) -> Response:
-    fields = call.request.fields
+async def _whole(store: Store, call: Call, found: Readable) -> Response:
+    version, fields = found.version, call.request.fields
     if _true(fields.get("x-ms-range-get-content-md5")) or _true(fields.get("x-ms-range-get-content-crc64")):
         raise Refusal("MissingRequiredHeader", "A range checksum needs a Range header.")
-    pairs = version.get_pairs
-    if version.md5:
-        pairs = [*pairs, ("content-md5", version.md5)]
+    pairs = [*found.pairs, ("content-md5", version.md5)] if version.md5 else found.pairs
     size = version.row.size
     if size == 0 and STRUCTURED_BODY not in fields:
         return answer(call.request, 200, pairs)
@@ -115,24 +127,22 @@ async def _range_checksums(call: Call, content: FileContent, length: int) -> lis
 def get_properties(store: Store, call: Call) -> Response:
     """Get Blob Properties: HEAD; Content-Length is the blob's."""
     observed = store.observe(call) if call.request.wants_offload else ()
-    version = readable_version(store, call)
-    pairs = properties_pairs(store, call, version)
-    response = answer(call.request, 200, pairs, b"", version.row.size)
-    if observed:
-        response.offer = offer_of(store, version, pairs, observed)
+    found = readable(store, call)
+    pairs = properties_pairs(found)
+    response = answer(call.request, 200, pairs, b"", found.version.row.size)
+    if observed and found.keeps:
+        response.offer = offer_of(store, found.version, found.pairs, pairs, observed)
     return response
 
 
-def properties_pairs(store: Store, call: Call, version: BlobVersion) -> Pairs:
+def properties_pairs(found: Readable) -> Pairs:
     """Return the fields of a Get Blob Properties answer."""
-    pairs = list(version.get_pairs)
-    if version.md5:
-        pairs.append(("content-md5", version.md5))
-    assert call.target.blob is not None
-    tier, changed = catalog.find_tier(store.reader, store.container_id(call), call.target.blob)
-    pairs.append(("x-ms-access-tier", tier or "Hot"))
-    if tier:
-        pairs.append(("x-ms-access-tier-change-time", http_date(changed)))
+    pairs, current = list(found.pairs), found.current
+    if found.version.md5:
+        pairs.append(("content-md5", found.version.md5))
+    pairs.append(("x-ms-access-tier", current.tier or "Hot"))
+    if current.tier:
+        pairs.append(("x-ms-access-tier-change-time", http_date(current.tier_changed)))
     else:
         pairs.append(("x-ms-access-tier-inferred", "true"))
     return pairs
@@ -140,6 +150,6 @@ def properties_pairs(store: Store, call: Call, version: BlobVersion) -> Pairs:
 
 def get_metadata(store: Store, call: Call) -> Response:
     """Get Blob Metadata (GET or HEAD)."""
-    row = readable_version(store, call).row
+    row = readable(store, call).version.row
     pairs = [("etag", etag(row.version)), ("last-modified", http_date(row.modified))]
     return answer(call.request, 200, pairs + metadata_pairs(load_json(row.metadata)))

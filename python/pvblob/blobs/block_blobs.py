@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pvblob import _native
-from pvblob.blobs import catalog, structured
+from pvblob.blobs import catalog, leases, structured
 from pvblob.blobs.answers import Call, Pairs, Refusal, answer, answer_xml, etag, http_date
 from pvblob.blobs.block_list_xml import Entry, decode_block_id, parse_block_list
 from pvblob.blobs.catalog import BlobRow, dump_json
@@ -42,13 +42,14 @@ BLOCKS_UNCOMMITTED_MAX = 100_000
 
 
 def check_create(transaction: Transaction, call: Call, container_id: int) -> BlobRow | None:
-    """Judge the conditions of a write that makes a blob; return the blob it replaces, if any."""
+    """Judge the conditions and the lease of a write that makes a blob; return the blob it replaces, if any."""
     assert call.target.blob is not None
     old = catalog.find_blob(transaction.connection, container_id, call.target.blob)
     conditions = Conditions.parse(call.fields)
     if conditions is not None:
         conditions.check_create(None if old is None else old.version, 0 if old is None else old.modified)
-    return old
+    lease = leases.check_write("" if old is None else old.lease, call.fields, transaction.now_ms)
+    return None if old is None else old._replace(lease=lease)
 
 
 def check_block_blob(fields: Fields) -> None:
@@ -121,6 +122,7 @@ def create_blob(transaction: Transaction, call: Call, container_id: int, old: Bl
         tier_changed=now if new.tier else 0,
         copy=new.copy(now),
         layout=pack(new.blocks),
+        lease="" if old is None else old.lease,
     )
     transaction.write_blob(container_id, name, row)
     gone = block_runs(catalog.delete_staged(transaction.connection, container_id, name))
@@ -213,6 +215,8 @@ def _stage(transaction: Transaction, container_id: int, call: Call, block: Block
     name = call.target.blob
     assert name is not None
     connection = transaction.connection
+    current = catalog.find_current(connection, container_id, name)
+    leases.check_write(current.lease if current else "", call.fields, transaction.now_ms)
     id_length, count = catalog.find_staged(connection, container_id, name) or (len(block.id), 0)
     if id_length != len(block.id):
         raise Refusal("InvalidBlobOrBlock", "Every block id of a blob must have the same length.")

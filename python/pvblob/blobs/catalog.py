@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from pvblob.blobs.layout import Block
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _SCHEMA_1 = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -43,11 +43,16 @@ CREATE TABLE once (
 CREATE INDEX once_by_age ON once (recorded);
 """
 
-_MIGRATIONS: dict[int, str] = {0: _SCHEMA_1}
+_SCHEMA_2 = """
+ALTER TABLE containers ADD COLUMN lease TEXT NOT NULL DEFAULT '';
+ALTER TABLE blobs ADD COLUMN lease TEXT NOT NULL DEFAULT '';
+"""
+
+_MIGRATIONS: dict[int, str] = {0: _SCHEMA_1, 1: _SCHEMA_2}
 
 
 class ContainerRow(NamedTuple):
-    """One container. metadata: JSON object."""
+    """One container. metadata: JSON object; lease: see `leases.Lease.pack`."""
 
     id: int
     name: str
@@ -55,10 +60,11 @@ class ContainerRow(NamedTuple):
     modified: int
     metadata: str
     public_access: str
+    lease: str
 
 
 class BlobRow(NamedTuple):
-    """One committed blob. settings, metadata, copy: JSON objects; layout: see `layout.pack`."""
+    """One committed blob. settings, metadata, copy: JSON objects; layout: `layout.pack`; lease: `leases.Lease.pack`."""
 
     version: int
     size: int
@@ -70,10 +76,21 @@ class BlobRow(NamedTuple):
     tier_changed: int
     copy: str
     layout: bytes
+    lease: str = ""
 
 
-_CONTAINER_COLUMNS = "id, name, version, modified, metadata, public_access"
-_BLOB_COLUMNS = "version, size, created, modified, settings, metadata, tier, tier_changed, copy, layout"
+class Current(NamedTuple):
+    """What changes of a blob without a new version, so that no cached row has it; and which version is current."""
+
+    version: int
+    tier: str
+    tier_changed: int
+    lease: str
+
+
+_CONTAINER_COLUMNS = ", ".join(ContainerRow._fields)
+_BLOB_COLUMNS = ", ".join(BlobRow._fields)
+_BLOB_MARKS = ",".join("?" * (2 + len(BlobRow._fields)))
 
 
 def connect(path: Path, *, durable: bool) -> sqlite3.Connection:
@@ -115,12 +132,12 @@ def list_containers(
     return [ContainerRow._make(row) for row in rows.fetchall()]
 
 
-def find_version(connection: sqlite3.Connection, container_id: int, name: bytes) -> int | None:
-    """Return the version of a committed blob, or None: the cheapest look at a blob."""
+def find_current(connection: sqlite3.Connection, container_id: int, name: bytes) -> Current | None:
+    """Return what is current of a committed blob, or None: the cheapest look at a blob."""
     row = connection.execute(
-        "SELECT version FROM blobs WHERE container_id = ? AND name = ?", (container_id, name)
+        "SELECT version, tier, tier_changed, lease FROM blobs WHERE container_id = ? AND name = ?", (container_id, name)
     ).fetchone()
-    return None if row is None else row[0]
+    return None if row is None else Current._make(row)
 
 
 def find_blob(connection: sqlite3.Connection, container_id: int, name: bytes) -> BlobRow | None:
@@ -134,17 +151,9 @@ def find_blob(connection: sqlite3.Connection, container_id: int, name: bytes) ->
 def write_blob(connection: sqlite3.Connection, container_id: int, name: bytes, row: BlobRow) -> None:
     """Insert or replace a committed blob."""
     connection.execute(
-        f"INSERT OR REPLACE INTO blobs (container_id, name, {_BLOB_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+        f"INSERT OR REPLACE INTO blobs (container_id, name, {_BLOB_COLUMNS}) VALUES ({_BLOB_MARKS})",
         (container_id, name, *row),
     )
-
-
-def find_tier(connection: sqlite3.Connection, container_id: int, name: bytes) -> tuple[str, int]:
-    """Return (tier or "", when it was set): it changes without a new version, so no cached row has it."""
-    found: tuple[str, int] | None = connection.execute(
-        "SELECT tier, tier_changed FROM blobs WHERE container_id = ? AND name = ?", (container_id, name)
-    ).fetchone()
-    return found or ("", 0)
 
 
 def write_tier(connection: sqlite3.Connection, container_id: int, name: bytes, tier: str, now: int) -> None:
@@ -153,6 +162,11 @@ def write_tier(connection: sqlite3.Connection, container_id: int, name: bytes, t
         "UPDATE blobs SET tier = ?, tier_changed = ? WHERE container_id = ? AND name = ?",
         (tier, now, container_id, name),
     )
+
+
+def write_lease(connection: sqlite3.Connection, container_id: int, name: bytes, lease: str) -> None:
+    """Change a blob's lease, and nothing else of it."""
+    connection.execute("UPDATE blobs SET lease = ? WHERE container_id = ? AND name = ?", (lease, container_id, name))
 
 
 def delete_blob(connection: sqlite3.Connection, container_id: int, name: bytes) -> None:

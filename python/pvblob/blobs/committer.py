@@ -37,13 +37,14 @@ _TICKS_TO_1970 = 621_355_968_000_000_000  # 100 ns ticks from year 1, the unit A
 class Transaction:
     """What a mutation's closure works with: the connection inside its savepoint, and what it decides.
 
-    now: seconds since 1970, one value per batch.  freed: runs the catalog no longer refers to.
+    now, now_ms: seconds and milliseconds since 1970, one value per batch.  freed: runs the catalog no longer refers to.
     touched: whose committed state changes. What a reader can see of a blob is changed through the methods below only,
     so that nothing is forgotten.
     """
 
     connection: sqlite3.Connection
     now: int
+    now_ms: int
     next_version: Callable[[], int]
     freed: list[Run] = field(default_factory=list)
     touched: set[Key] = field(default_factory=set)
@@ -57,6 +58,11 @@ class Transaction:
         """Change a blob's tier."""
         self.touched.add((container_id, name))
         catalog.write_tier(self.connection, container_id, name, tier, self.now)
+
+    def write_lease(self, container_id: int, name: bytes, lease: str) -> None:
+        """Change a blob's lease ("": none)."""
+        self.touched.add((container_id, name))
+        catalog.write_lease(self.connection, container_id, name, lease)
 
     def delete_blob(self, container_id: int, name: bytes) -> None:
         """Delete a committed blob's row."""
@@ -239,10 +245,10 @@ class Committer:
         connection = self._connection
         try:
             connection.execute("BEGIN IMMEDIATE")
-            now = int(self._clock())
+            now_ms = int(self._clock() * 1000)
             before = self._version
             for mutation in batch:
-                self._apply(mutation, now)
+                self._apply(mutation, now_ms)
             if self._version != before:
                 connection.execute("UPDATE meta SET value = ? WHERE key = 'version'", (self._version,))
             self._extents.sync([run for mutation in batch if mutation.outcome for run in mutation.written])
@@ -268,14 +274,15 @@ class Committer:
             self._deletions_begun -= deletions
             raise
 
-    def _apply(self, mutation: Mutation, now: int) -> None:
+    def _apply(self, mutation: Mutation, now_ms: int) -> None:
         """Apply one mutation in its savepoint; a refusal or a bug undoes it and becomes its answer."""
         connection = self._connection
         if mutation.once is not None:
             mutation.response = self._replay(mutation.request, mutation.once)
             if mutation.response is not None:
                 return
-        transaction = Transaction(connection, now, self._next_version)
+        now = now_ms // 1000
+        transaction = Transaction(connection, now, now_ms, self._next_version)
         connection.execute("SAVEPOINT mutation")
         try:
             self._extents.check(mutation.written)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 from xml.sax.saxutils import escape
 
-from pvblob.blobs import catalog
+from pvblob.blobs import catalog, leases
 from pvblob.blobs.answers import Call, Pairs, Refusal, answer, answer_xml, etag, http_date
 from pvblob.blobs.catalog import ContainerRow, dump_json, load_json
 from pvblob.blobs.committer import Transaction
@@ -61,19 +61,26 @@ async def delete_container(store: Store, call: Call) -> Response:
         row = container_in(transaction, call)
         if conditions is not None:
             conditions.check_write(row.version, row.modified)
+        leases.check_write(row.lease, call.fields, transaction.now_ms, leases.OF_CONTAINER)
         transaction.delete_container(row.id)
         return answer(call.request, 202)
 
     return await store.commit(call, apply)
 
 
+def _readable(store: Store, call: Call) -> ContainerRow:
+    """Return the container a read is about; a lease that the read names must be the active one."""
+    row = store.container(call)
+    leases.check_read(row.lease, call.fields, store.now_ms, leases.OF_CONTAINER)
+    return row
+
+
 def get_properties(store: Store, call: Call) -> Response:
     """Get Container Properties (GET or HEAD)."""
-    row = store.container(call)
+    row = _readable(store, call)
     pairs = [
         *_head(row),
-        ("x-ms-lease-status", "unlocked"),
-        ("x-ms-lease-state", "available"),
+        *leases.lease_pairs(row.lease, store.now_ms),
         ("x-ms-has-immutability-policy", "false"),
         ("x-ms-has-legal-hold", "false"),
         ("x-ms-immutable-storage-with-versioning-enabled", "false"),
@@ -87,7 +94,7 @@ def get_properties(store: Store, call: Call) -> Response:
 
 def get_metadata(store: Store, call: Call) -> Response:
     """Get Container Metadata (GET or HEAD)."""
-    row = store.container(call)
+    row = _readable(store, call)
     return answer(call.request, 200, _head(row) + metadata_pairs(load_json(row.metadata)))
 
 
@@ -100,6 +107,7 @@ async def set_metadata(store: Store, call: Call) -> Response:
         row = container_in(transaction, call)
         if conditions is not None:
             conditions.check_write(row.version, row.modified)
+        leases.check_read(row.lease, call.fields, transaction.now_ms, leases.OF_CONTAINER)
         changed = row._replace(version=transaction.next_version(), modified=transaction.now, metadata=metadata)
         transaction.connection.execute(
             "UPDATE containers SET version = ?, modified = ?, metadata = ? WHERE id = ?",
@@ -125,17 +133,17 @@ def list_containers(store: Store, call: Call) -> Response:
     if marker:
         parts.append(f"<Marker>{escape(marker)}</Marker>")
     parts.append(f"<MaxResults>{limit}</MaxResults><Containers>")
-    parts += [_container_xml(row, "metadata" in includes) for row in rows[:limit]]
+    parts += [_container_xml(row, "metadata" in includes, store.now_ms) for row in rows[:limit]]
     parts.append(f"</Containers><NextMarker>{following}</NextMarker></EnumerationResults>")
     return answer_xml(call.request, 200, "".join(parts))
 
 
-def _container_xml(row: ContainerRow, with_metadata: bool) -> str:
+def _container_xml(row: ContainerRow, with_metadata: bool, now_ms: int) -> str:
     access = f"<PublicAccess>{row.public_access}</PublicAccess>" if row.public_access else ""
     text = (
         f"<Container><Name>{row.name}</Name><Properties><Last-Modified>{http_date(row.modified)}</Last-Modified>"
-        f"<Etag>{escape(etag(row.version))}</Etag><LeaseStatus>unlocked</LeaseStatus>"
-        f"<LeaseState>available</LeaseState>{access}<DefaultEncryptionScope>$account-encryption-key"
+        f"<Etag>{escape(etag(row.version))}</Etag>{leases.lease_xml(row.lease, now_ms)}"
+        f"{access}<DefaultEncryptionScope>$account-encryption-key"
         "</DefaultEncryptionScope><DenyEncryptionScopeOverride>false</DenyEncryptionScopeOverride>"
         "<HasImmutabilityPolicy>false</HasImmutabilityPolicy><HasLegalHold>false</HasLegalHold></Properties>"
     )

@@ -10,6 +10,7 @@ import threading
 from dataclasses import dataclass
 
 from pvblob import _native
+from pvblob.blobs import leases
 from pvblob.blobs.answers import Call, Refusal
 from pvblob.blobs.conditions import Conditions
 from pvblob.blobs.segment_work import read_content, read_run, to_the_end
@@ -36,12 +37,13 @@ def source_version(store: Store, call: Call, source_url: str) -> BlobVersion:
     if target.blob is None:
         raise Refusal("InvalidHeaderValue", "x-ms-copy-source names no blob.")
     try:
-        version = store.blob_version(Call(call.request, target, BytesBody()))
+        version, current = store.find_blob(Call(call.request, target, BytesBody()))
     except Refusal:
         raise Refusal("CannotVerifyCopySource") from None
     conditions = Conditions.parse(call.fields, source=True)
     if conditions is not None:
         conditions.check_write(version.row.version, version.row.modified, code="SourceConditionNotMet")
+    leases.check_read(current.lease, call.fields, store.now_ms, name=leases.SOURCE_LEASE_ID)
     return version
 
 

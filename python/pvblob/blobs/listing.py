@@ -19,6 +19,7 @@ from xml.sax.saxutils import escape
 from pvblob.blobs.answers import Call, Refusal, answer_xml, http_date
 from pvblob.blobs.catalog import load_json
 from pvblob.blobs.containers import endpoint, metadata_xml
+from pvblob.blobs.leases import lease_xml
 from pvblob.blobs.listing_query import decode_marker, encode_marker, page_size
 from pvblob.blobs.properties import DEFAULT_CONTENT_TYPE
 from pvblob.blobs.store import Store
@@ -56,14 +57,15 @@ class ListedRow(NamedTuple):
     tier: str
     tier_changed: int
     copy: str
+    lease: str
 
 
 _COMMITTED = (
-    "SELECT name, version, size, created, modified, settings, metadata, tier, tier_changed, copy FROM blobs"
+    "SELECT name, version, size, created, modified, settings, metadata, tier, tier_changed, copy, lease FROM blobs"
     " WHERE container_id = :id AND name >= :start AND name < :stop"
 )
 _UNCOMMITTED = (
-    "SELECT name, 0, 0, changed, changed, '', '', '', 0, '' FROM staged"
+    "SELECT name, 0, 0, changed, changed, '', '', '', 0, '', '' FROM staged"
     " WHERE container_id = :id AND name >= :start AND name < :stop AND NOT EXISTS"
     " (SELECT 1 FROM blobs WHERE blobs.container_id = staged.container_id AND blobs.name = staged.name)"
 )
@@ -80,6 +82,7 @@ class Page:
     stop: bytes
     limit: int
     includes: frozenset[str]
+    now_ms: int
     entries: list[str] = field(default_factory=list)
     complete: bool = False
 
@@ -98,7 +101,7 @@ class Page:
                 self.entries.append(f"<BlobPrefix>{name_xml(common)}</BlobPrefix>")
                 self.cursor = successor(common)
                 return
-            self.entries.append(blob_xml(row, self.includes))
+            self.entries.append(blob_xml(row, self.includes, self.now_ms))
             self.cursor = row.name + b"\0"
         self.complete = count < wanted
 
@@ -165,6 +168,7 @@ def _page(store: Store, call: Call) -> Page:
         stop=stop,
         limit=page_size(query),
         includes=includes,
+        now_ms=store.now_ms,
     )
 
 
@@ -187,7 +191,7 @@ def name_xml(name: bytes) -> str:
     return f"<Name>{escape(text, {chr(13): '&#13;'})}</Name>"
 
 
-def blob_xml(row: ListedRow, includes: frozenset[str]) -> str:
+def blob_xml(row: ListedRow, includes: frozenset[str], now_ms: int) -> str:
     """Format one blob."""
     settings = load_json(row.settings)
     tier = f"<AccessTier>{row.tier or 'Hot'}</AccessTier>"
@@ -199,7 +203,7 @@ def blob_xml(row: ListedRow, includes: frozenset[str]) -> str:
         f"<Blob>{name_xml(row.name)}<Properties><Creation-Time>{http_date(row.created)}</Creation-Time>"
         f"<Last-Modified>{http_date(row.modified)}</Last-Modified><Etag>0x{row.version:X}</Etag>"
         f"<Content-Length>{row.size}</Content-Length>{''.join(_settings_xml(settings))}"
-        f"<BlobType>BlockBlob</BlobType>{tier}<LeaseStatus>unlocked</LeaseStatus><LeaseState>available</LeaseState>"
+        f"<BlobType>BlockBlob</BlobType>{tier}{lease_xml(row.lease, now_ms)}"
         "<ServerEncrypted>true</ServerEncrypted>"
     )
     if row.copy and "copy" in includes:

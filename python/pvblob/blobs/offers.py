@@ -15,16 +15,19 @@ from pvblob.http import FileContent, Observed, Offer, Slot
 BLOCKS_MAX = 4096
 
 
-def offer_of(store: Store, version: BlobVersion, properties: Pairs, observed: tuple[Observed, ...]) -> Offer | None:
+def offer_of(
+    store: Store, version: BlobVersion, pairs: Pairs, properties: Pairs, observed: tuple[Observed, ...]
+) -> Offer | None:
     """Offer reads of *version*, or return None where that would cost too much or it is changing.
 
-    properties: the fields of Get Blob Properties.  observed: its generations, before the catalog was read.
+    pairs, properties: the fields of Get Blob, Content-MD5 aside, and of Get Blob Properties.
+    observed: its generations, before the catalog was read.
     """
     if len(version.blocks) > BLOCKS_MAX or store.extents.crowded or any(one.value & 1 for one in observed):
         return None
     size, md5 = version.row.size, version.md5
-    whole = [*version.get_pairs, ("content-md5", md5)] if md5 else version.get_pairs
-    part: list[tuple[str, str | Slot]] = [*version.get_pairs, ("content-range", Slot.RANGE)]
+    whole = [*pairs, ("content-md5", md5)] if md5 else pairs
+    part: list[tuple[str, str | Slot]] = [*pairs, ("content-range", Slot.RANGE)]
     if md5:
         part.append(("x-ms-blob-content-md5", md5))
     tag = etag(version.row.version)

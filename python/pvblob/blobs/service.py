@@ -27,6 +27,7 @@ from pvblob.blobs import (
     containers,
     copies,
     from_url,
+    lease_actions,
     listing,
     once,
     recovery,
@@ -69,6 +70,7 @@ OPERATIONS: dict[Key, Operation] = {
     ("GET", "container", "container", "metadata"): Operation(containers.get_metadata),
     ("HEAD", "container", "container", "metadata"): Operation(containers.get_metadata),
     ("PUT", "container", "container", "metadata"): Operation(containers.set_metadata, changes=True),
+    ("PUT", "container", "container", "lease"): Operation(lease_actions.lease_container, changes=True),
     ("GET", "blob", None, None): Operation(blob_reads.get_blob),
     ("HEAD", "blob", None, None): Operation(blob_reads.get_properties),
     ("GET", "blob", None, "metadata"): Operation(blob_reads.get_metadata),
@@ -80,6 +82,7 @@ OPERATIONS: dict[Key, Operation] = {
     ("PUT", "blob", None, "metadata"): Operation(blob_changes.set_metadata, changes=True),
     ("PUT", "blob", None, "properties"): Operation(blob_changes.set_properties, changes=True),
     ("PUT", "blob", None, "tier"): Operation(blob_changes.set_tier, changes=True),
+    ("PUT", "blob", None, "lease"): Operation(lease_actions.lease_blob, changes=True),
     ("DELETE", "blob", None, None): Operation(blob_changes.delete_blob, changes=True),
 }
 
@@ -151,7 +154,7 @@ class EmbeddedService:
             housekeeping = Housekeeping(extents, self._clock)
             generations = Generations()
             committer = Committer(writer, extents, generations=generations, clock=self._clock, idle=housekeeping.step)
-            store = Store(reader, extents, committer, generations)
+            store = Store(reader, extents, committer, generations, self._clock)
             store.committer.containers_changed = store.container_ids.clear
             store.committer.start()
             self._store, self._writer = store, writer

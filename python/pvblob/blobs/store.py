@@ -1,14 +1,16 @@
 """A store that is open: its catalog, its segments, its committer, and what the event loop caches of them.
 
-Handlers get a `Store` and a `Call`. Reads use `blob_version` inline; writes put bytes with `store_body` and then
+Handlers get a `Store` and a `Call`. Reads use `find_blob` inline; writes put bytes with `store_body` and then
 `commit` a closure. It knows no operation of the REST API.
 """
 
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pvblob.blobs import catalog
 from pvblob.blobs.answers import Call, Pairs, Refusal
@@ -21,6 +23,13 @@ from pvblob.blobs.versions import BlobVersion, VersionCache
 from pvblob.http import Body, Observed, Response, Stored
 
 CONTAINER_CACHE_MAX = 4096
+
+
+class Found(NamedTuple):
+    """A blob as a read finds it: the version, and what changes without a new one."""
+
+    version: BlobVersion
+    current: catalog.Current
 
 
 @dataclass(slots=True)
@@ -42,12 +51,13 @@ class Written:
 
 @dataclass(slots=True)
 class Store:
-    """The open store, used on one event loop. reader: the loop's own connection."""
+    """The open store, used on one event loop. reader: the loop's own connection; clock: seconds since 1970."""
 
     reader: sqlite3.Connection
     extents: Extents
     committer: Committer
     generations: Generations
+    clock: Callable[[], float] = time.time
     versions: VersionCache = field(default_factory=VersionCache)
     container_ids: dict[tuple[str, str], int] = field(default_factory=dict)
 
@@ -75,19 +85,25 @@ class Store:
             self.container_ids[key] = found
         return found
 
-    def blob_version(self, call: Call) -> BlobVersion:
+    @property
+    def now_ms(self) -> int:
+        """Milliseconds since 1970."""
+        return int(self.clock() * 1000)
+
+    def find_blob(self, call: Call) -> Found:
         """Return the committed blob a request names. Refuses when blob or container do not exist."""
         container_id = self.container_id(call)
         name = call.target.blob
         assert name is not None
-        version = catalog.find_version(self.reader, container_id, name)
-        if version is not None:
-            found = self.versions.get(version)
-            if found is not None:
-                return found
+        current = catalog.find_current(self.reader, container_id, name)
+        if current is not None:
+            version = self.versions.get(current.version)
+            if version is not None:
+                return Found(version, current)
             row = catalog.find_blob(self.reader, container_id, name)
             if row is not None:
-                return self.versions.get(row.version) or self.versions.add(row)
+                version = self.versions.get(row.version) or self.versions.add(row)
+                return Found(version, catalog.Current(row.version, row.tier, row.tier_changed, row.lease))
         raise Refusal("BlobNotFound")
 
     def observe(self, call: Call) -> tuple[Observed, ...]:

@@ -18,7 +18,8 @@ CACHE_COST_MAX = 200_000
 
 @dataclass(slots=True)
 class BlobVersion:
-    """One version of a blob. get_pairs: the fields of every Get Blob answer but Content-MD5; md5: that one, or ""."""
+    """One version of a blob. get_pairs: the fields of every Get Blob answer but Content-MD5 and what changes without
+    a new version; md5: that one, or ""."""
 
     row: BlobRow
     get_pairs: list[tuple[str, str]]
@@ -39,8 +40,6 @@ class BlobVersion:
             ("accept-ranges", "bytes"),
             ("x-ms-blob-type", "BlockBlob"),
             ("x-ms-creation-time", http_date(row.created)),
-            ("x-ms-lease-status", "unlocked"),
-            ("x-ms-lease-state", "available"),
             ("x-ms-server-encrypted", "true"),
             *settings.items(),
             *load_json(row.copy).items(),
