@@ -39,6 +39,8 @@ GOOD: list[tuple[str, str, list[tuple[str, str]], bytes]] = [
     ("GET", f"{BLOB}?comp=blocklist&blocklisttype=all", [], b""),
     ("PUT", f"{BLOB}?comp=properties", [("x-ms-blob-content-type", "a/b")], b""),
     ("PUT", f"{BLOB}?comp=tier", [("x-ms-access-tier", "Hot")], b""),
+    ("PUT", f"{BLOB}?comp=appendblock", [("x-ms-blob-condition-appendpos", "4")], b"more"),
+    ("PUT", f"{BLOB}?comp=seal", [], b""),
     ("PUT", f"{BLOB}?comp=lease", [("x-ms-lease-action", "acquire"), ("x-ms-lease-duration", "-1")], b""),
     ("PUT", f"{CONTAINER}&comp=lease", [("x-ms-lease-action", "break")], b""),
     ("DELETE", BLOB, [("if-match", "x")], b""),

@@ -39,6 +39,7 @@ class ServiceModel(RuleBasedStateMachine):
         self.service.open()
         self.model: dict[str, tuple[bytes, list[tuple[bytes, bytes]]]] = {}
         self.staged: dict[str, dict[bytes, bytes]] = {}
+        self.appending: set[str] = set()
         self.pinned: list[tuple[FileContent, bytes]] = []
         self.etags: set[str] = set()
 
@@ -81,12 +82,39 @@ class ServiceModel(RuleBasedStateMachine):
         self.fresh_etag(response)
         self.model[name] = (body, [])
         self.staged.pop(name, None)
+        self.appending.discard(name)
+
+    @rule(name=names)
+    def create_append_blob(self, name: str) -> None:
+        response = self.send("PUT", f"/con/{name.replace('ü', '%C3%BC')}", x_ms_blob_type="AppendBlob")
+        assert response.status == 201
+        self.fresh_etag(response)
+        self.model[name] = (b"", [])
+        self.staged.pop(name, None)
+        self.appending.add(name)
+
+    @rule(name=names, size=sizes.filter(bool), seed=st.integers(0, 99), at_end=st.booleans())
+    def append(self, name: str, size: int, seed: int, at_end: bool) -> None:
+        body, before = body_of(size, seed), self.model.get(name, (b"", []))[0]
+        position: dict[str, Any] = {"x_ms_blob_condition_appendpos": str(len(before) if at_end else len(before) + 1)}
+        response = self.send("PUT", f"/con/{name.replace('ü', '%C3%BC')}?comp=appendblock", body, **position)
+        if name not in self.appending:
+            assert response.status == (409 if name in self.model else 404)
+            return
+        assert response.status == (201 if at_end else 412)
+        if at_end:
+            assert response.fields.get("x-ms-blob-append-offset") == str(len(before))
+            self.fresh_etag(response)
+            self.model[name] = (before + body, [])
 
     @rule(name=names, block=ids, size=sizes.filter(bool), seed=st.integers(0, 99))
     def put_block(self, name: str, block: bytes, size: int, seed: int) -> None:
         body = body_of(size, seed)
         text = base64.b64encode(block).decode()
-        assert self.send("PUT", f"/con/{name.replace('ü', '%C3%BC')}?comp=block&blockid={text}", body).status == 201
+        target = f"/con/{name.replace('ü', '%C3%BC')}?comp=block&blockid={text}"
+        assert self.send("PUT", target, body).status == (409 if name in self.appending else 201)
+        if name in self.appending:
+            return
         self.staged.setdefault(name, {})[block] = body
 
     @rule(name=names, order=st.permutations([b"000", b"001", b"002"]), size=sizes.filter(bool), seed=st.integers(0, 99))
@@ -126,6 +154,9 @@ class ServiceModel(RuleBasedStateMachine):
         xml = "".join(f"<{kind}>{base64.b64encode(block).decode()}</{kind}>" for kind, block in entries)
         target = f"/con/{name.replace('ü', '%C3%BC')}?comp=blocklist"
         response = self.send("PUT", target, f"<BlockList>{xml}</BlockList>".encode())
+        if name in self.appending:
+            assert response.status == 409
+            return
         if blocks is None:
             assert response.fields.get("x-ms-error-code") == "InvalidBlockList"
             return
@@ -143,8 +174,13 @@ class ServiceModel(RuleBasedStateMachine):
         if source not in self.model:
             assert response.status == 404
             return
+        if copied_to in self.model and (source in self.appending) != (copied_to in self.appending):
+            assert response.status == 409
+            return
         assert response.status == 202
         self.fresh_etag(response)
+        if source in self.appending:
+            self.appending.add(copied_to)
         self.model[copied_to] = self.model[source]
         self.staged.pop(copied_to, None)
 
@@ -154,6 +190,7 @@ class ServiceModel(RuleBasedStateMachine):
         assert response.status == (202 if name in self.model else 404)
         if self.model.pop(name, None) is not None:
             self.staged.pop(name, None)
+            self.appending.discard(name)
 
     @rule(name=names, first=st.integers(0, 80_000), length=st.integers(1, 80_000), keep=st.booleans())
     def read_range(self, name: str, first: int, length: int, keep: bool) -> None:
@@ -213,13 +250,14 @@ class ServiceModel(RuleBasedStateMachine):
         assert store is not None
         used, free = store.extents.usage()
         held: set[tuple[int, int, int]] = set()
-        from pvblob.blobs import catalog
+        from pvblob.blobs import catalog, streams
         from pvblob.blobs.extents import aligned, block_runs
         from pvblob.blobs.layout import unpack
 
         for _, _, layout in catalog.every_layout(store.reader):
             held |= block_runs(unpack(layout))
         held |= block_runs(block for _, _, block in catalog.every_block(store.reader))
+        held |= block_runs(block for _, block in streams.every_block(store.reader))
         assert used - free == sum(aligned(length) for _, _, length in held)
 
 

@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 
 from pvblob.blobs.service import EmbeddedService
-from pvblob.client.exchange import AsyncExchange, Exchange
+from pvblob.client.exchange import Answer, AsyncExchange, Exchange
 from pvblob.errors import DeviceGone, HostUnavailable
 from pvblob.http import Fields, Request
 from pvblob.vsp.host import Host
@@ -151,9 +151,8 @@ def request_to(method: str, target: str, *fields: tuple[str, str]) -> Request:
 
 
 def put_request(target: str, size_bytes: int, *fields: tuple[str, str]) -> Request:
-    """Return a Put Blob."""
-    head = (("x-ms-blob-type", "BlockBlob"), ("content-length", str(size_bytes)))
-    return request_to("PUT", target, *head, *fields)
+    """Return a Put Blob, of a block blob unless *fields* say otherwise."""
+    return request_to("PUT", target, *fields, ("x-ms-blob-type", "BlockBlob"), ("content-length", str(size_bytes)))
 
 
 def play_guest(pipe: Connection, socket_path: str, name: str, seed: int, pace_s: float) -> None:
@@ -206,6 +205,7 @@ class Guest:
     def work(self, number: int) -> None:
         written: dict[str, bytes] = {}
         counter, etag = f"/con/{self._name}-{number}-counter", ""
+        log, whole = f"/con/{self._name}-{number}-log", b""
         turn = 0
         try:
             while not self.ending.wait(self._pace_s * self._chance.random()):
@@ -213,7 +213,9 @@ class Guest:
                 kind = self._chance.random()
                 if kind < 0.4:
                     etag = self._count(counter, turn, etag)
-                elif kind < 0.7 or not written:
+                elif kind < 0.6:
+                    whole = self._append(log, whole)
+                elif kind < 0.8 or not written:
                     self._create(f"/con/{self._name}-{number}-{turn}", written)
                 else:
                     self._check(self._chance.choice(list(written)), written)
@@ -226,6 +228,16 @@ class Guest:
         condition = ("if-match", etag) if etag else ("if-none-match", "*")
         return self._put(target, str(turn).encode(), condition)
 
+    def _append(self, target: str, whole: bytes) -> bytes:
+        """Append to a blob that is made first; where the block lands says whether one before it landed twice."""
+        body = self._chance.randbytes(self._chance.choice([10, 5000])) if whole else b"first"
+        if not whole:
+            self._say_and_perform(target, b"", put_request(target, 0, ("x-ms-blob-type", "AppendBlob")), b"")
+        request = request_to("PUT", f"{target}?comp=appendblock", ("content-length", str(len(body))))
+        answer = self._say_and_perform(target, whole + body, request, body)
+        assert answer.fields.get("x-ms-blob-append-offset") == str(len(whole)), f"done twice: {target}: {answer}"
+        return whole + body
+
     def _create(self, target: str, written: dict[str, bytes]) -> None:
         sizes = [100, 5000, 300_000, 300_000, PIECE_BYTES + 100_000]
         body = self._chance.randbytes(self._chance.choice(sizes))
@@ -233,13 +245,17 @@ class Guest:
         written[target] = hashlib.sha256(body).digest()
 
     def _put(self, target: str, body: bytes, condition: tuple[str, str]) -> str:
-        digest = hashlib.sha256(body).hexdigest()
+        answer = self._say_and_perform(target, body, put_request(target, len(body), condition), body)
+        return answer.fields.get("etag") or ""
+
+    def _say_and_perform(self, target: str, content: bytes, request: Request, body: bytes) -> Answer:
+        """Perform a write after which *target* holds *content*, and say so before and after."""
+        digest = hashlib.sha256(content).hexdigest()
         self.say("begin", target, digest)
-        answer = self._exchange.perform(put_request(target, len(body), condition), body, timeout_s=TIMEOUT_S)
+        answer = self._exchange.perform(request, body, timeout_s=TIMEOUT_S)
         assert answer.status == 201, f"done twice or not understood: {target}: {answer}"
-        etag = answer.fields.get("etag") or ""
-        self.say("done", target, digest, etag)
-        return etag
+        self.say("done", target, digest, answer.fields.get("etag") or "")
+        return answer
 
     def _check(self, target: str, written: dict[str, bytes]) -> None:
         answer = self._exchange.perform(request_to("GET", target), timeout_s=TIMEOUT_S)

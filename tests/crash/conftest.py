@@ -8,7 +8,7 @@ import sqlite3
 
 import pytest
 
-from pvblob.blobs import catalog
+from pvblob.blobs import catalog, streams
 from pvblob.blobs.extents import aligned
 from pvblob.blobs.layout import unpack
 
@@ -34,4 +34,5 @@ def used_bytes(reader: sqlite3.Connection) -> int:
     """Bytes of segments that the catalog refers to."""
     runs = {(b.segment, b.offset, b.length) for _, _, packed in catalog.every_layout(reader) for b in unpack(packed)}
     runs |= {(block.segment, block.offset, block.length) for _, _, block in catalog.every_block(reader)}
+    runs |= {(block.segment, block.offset, block.length) for _, block in streams.every_block(reader)}
     return sum(aligned(length) for _, _, length in runs)

@@ -52,6 +52,7 @@ class Writer:
 
     def __init__(self, store: str, seed: int, durability: Literal["fsync", "none"]) -> None:
         self._chance = random.Random(seed)
+        self._logs: dict[str, bytes] = {}
         self._service = EmbeddedService(Path(store), durability=durability, segment_bytes=SEGMENT_BYTES)
         self._service.open()
         assert self._service._writer is not None
@@ -62,8 +63,10 @@ class Writer:
         await self._send("PUT", "/con?restype=container")
         await asyncio.gather(*[self._work(number) for number in range(WORKERS)])
 
-    async def _send(self, method: str, target: str, body: bytes = b"", once: OnceKey | None = None) -> str:
-        fields = Fields([("x-ms-blob-type", "BlockBlob")])
+    async def _send(
+        self, method: str, target: str, body: bytes = b"", once: OnceKey | None = None, kind: str = "BlockBlob"
+    ) -> str:
+        fields = Fields([("x-ms-blob-type", kind)])
         request = Request(method, "https", "acct.blob.x", target, fields, once)
         response = await self._service.execute(request, BytesBody(body))
         assert response.status in (200, 201, 202, 404, 409), (method, target, response)
@@ -71,11 +74,29 @@ class Writer:
 
     async def _work(self, number: int) -> None:
         while True:
-            await self._change(f"w{number}-{self._chance.randrange(5)}")
+            if self._chance.random() < 0.3:
+                await self._log(f"w{number}-log")
+            else:
+                await self._change(f"w{number}-{self._chance.randrange(5)}")
             if self._chance.random() < 0.05:
                 store = self._service._store
                 assert store is not None
                 await asyncio.to_thread(store.extents.punch_idle, 4096)
+
+    async def _log(self, name: str) -> None:
+        """Begin an append blob anew, or append to it."""
+        chance, whole = self._chance, self._logs.get(name)
+        guid = chance.randbytes(16)
+        once = OnceKey("uid:0", bytes(16), guid, hashlib.sha256(guid).digest(), False)
+        body = b"" if whole is None or chance.random() < 0.05 else chance.randbytes(chance.randrange(1, 5000))
+        self._logs[name] = (whole or b"") + body if body else b""
+        what = (name, hashlib.sha256(self._logs[name]).hexdigest(), guid.hex())
+        say("begin", *what)
+        if body:
+            etag = await self._send("PUT", f"/con/{name}?comp=appendblock", body, once)
+        else:
+            etag = await self._send("PUT", f"/con/{name}", b"", once, "AppendBlob")
+        say("done", *what, etag)
 
     async def _change(self, name: str) -> None:
         chance = self._chance

@@ -113,6 +113,8 @@ class Stage:
             for target, allowed in self.ledger.allowed.items():
                 response = await service.execute(request_to("GET", target), BytesBody())
                 digest, content = "-", response.content
+                if content == b"" and response.status == 200:  # an append blob that is empty yet
+                    digest = hashlib.sha256().hexdigest()
                 if isinstance(content, FileContent):
                     parts = [os.pread(extent.fd, extent.length, extent.offset) for extent in content.extents]
                     content.release()

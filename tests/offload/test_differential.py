@@ -22,7 +22,7 @@ from tests.offload.conftest import Stage
 
 REQUESTS = 4500
 BATCH = 30
-BLOBS = ("empty", "one", "page", "large", "blocks", "sp%20ace", "%C3%BC", "absent", "deep/er/name")
+BLOBS = ("empty", "one", "page", "large", "blocks", "sp%20ace", "%C3%BC", "absent", "deep/er/name", "log")
 MASKED = re.compile(rb"\x04date\x1d.{29}|\x0fx-ms-request-id\x24.{36}", re.DOTALL)
 ETAG = "the current etag"  # stands for it in generated values
 
@@ -81,6 +81,7 @@ class Generator:
 
     def __init__(self, stage: Stage, rng: random.Random) -> None:
         self.stage = stage
+        self.changing_guest = stage.guest(offloaded=False)
         self.rng = rng
         for blob in BLOBS:
             if blob != "absent":
@@ -119,6 +120,11 @@ class Generator:
 
     def write(self, blob: str) -> None:
         rng, client, name = self.rng, self.stage.client, _decoded(blob)
+        if blob == "log":
+            self.put("/con/log", ("x-ms-blob-type", "AppendBlob"))
+            self.put("/con/log?comp=appendblock", ("x-ms-client-request-id", "the first"), content=b"first")
+            self._etags[blob] = client.stat("con", name).etag
+            return
         size = {"empty": 0, "one": 1, "page": 4096, "large": 70_000, "blocks": 3 << 20}.get(blob, rng.randrange(9000))
         metadata = {"Mixed": "Case", "lower": "\xe9"} if rng.random() < 0.3 else None
         client.put("con", name, pattern(size + 1)[1:], metadata=metadata)
@@ -128,7 +134,7 @@ class Generator:
         """Change one blob in one of the ways there are."""
         blob = self.rng.choice([blob for blob in BLOBS if blob not in ("absent", "blocks")])
         name, client = _decoded(blob), self.stage.client
-        kind = self.rng.choice(("write", "metadata", "delete", "tier", "lease"))
+        kind = self.rng.choice(("write", "metadata", "delete", "tier", "lease", "append"))
         try:
             if kind == "metadata":
                 client.set_metadata("con", name, {"changed": str(self.rng.random())})
@@ -138,6 +144,8 @@ class Generator:
                 self.tier(blob)
             elif kind == "lease":
                 self.lease(blob)
+            elif kind == "append":
+                self.put("/con/log?comp=appendblock", content=pattern(self.rng.randrange(1, 2000)))
             else:
                 self.write(blob)
             self._etags[blob] = client.stat("con", name).etag
@@ -145,22 +153,21 @@ class Generator:
             self._etags.pop(blob, None)
 
     def tier(self, blob: str) -> None:
-        self.put(blob, "tier", ("x-ms-access-tier", self.rng.choice(("Hot", "Cool", "Cold"))))
+        self.put(f"/con/{blob}?comp=tier", ("x-ms-access-tier", self.rng.choice(("Hot", "Cool", "Cold"))))
 
     def lease(self, blob: str) -> None:
         """Take a lease that lasts, or break one at once: the blob can be written again, or not, as it happens."""
+        target = f"/con/{blob}?comp=lease"
         if self.rng.random() < 0.3:
             duration = self.rng.choice(("-1", "15"))
-            self.put(blob, "lease", ("x-ms-lease-action", "acquire"), ("x-ms-lease-duration", duration))
+            self.put(target, ("x-ms-lease-action", "acquire"), ("x-ms-lease-duration", duration))
         else:
-            self.put(blob, "lease", ("x-ms-lease-action", "break"), ("x-ms-lease-break-period", "0"))
+            self.put(target, ("x-ms-lease-action", "break"), ("x-ms-lease-break-period", "0"))
 
-    def put(self, blob: str, comp: str, *fields: tuple[str, str]) -> None:
+    def put(self, target: str, *fields: tuple[str, str], content: bytes = b"") -> None:
         guest = self.changing_guest
-        guest.put(guest.request(9, bhttp_request("PUT", f"/con/{blob}?comp={comp}", list(fields))))
+        guest.put(guest.request(9, bhttp_request("PUT", target, list(fields), content)))
         assert guest.completion()[1] == 0
-
-    changing_guest: RawGuest
 
 
 def _decoded(blob: str) -> str:
@@ -194,7 +201,6 @@ def raw_answers(guest: RawGuest, batch: list[tuple[bytes, dict[str, Any]]]) -> l
 def test_an_entry_answers_byte_for_byte_as_python_does(stage: Stage) -> None:
     seed = random.SystemRandom().randrange(1 << 32)
     generator = Generator(stage, random.Random(seed))
-    generator.changing_guest = stage.guest(offloaded=False)
     offloaded, python = stage.guest(offloaded=True), stage.guest(offloaded=False)
     assert BATCH <= SLOTS
     before = stage.counters()

@@ -38,6 +38,10 @@ NAMES = {
     "honour_conditions",
     "commit_block_lists",
     "read_an_empty_blob",
+    "lease_a_blob",
+    "break_leases",
+    "lease_a_container",
+    "append_lines",
 }
 
 

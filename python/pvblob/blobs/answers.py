@@ -26,9 +26,11 @@ XML_DECLARATION = '<?xml version="1.0" encoding="utf-8"?>'
 Pairs = list[tuple[str, str]]
 
 ERRORS: dict[str, tuple[int, str]] = {
+    "AppendPositionConditionNotMet": (412, "The append position condition specified was not met."),
     "BlobAlreadyExists": (409, "The specified blob already exists."),
+    "BlobIsSealed": (409, "The specified blob is sealed and nothing can be appended to it."),
     "BlobNotFound": (404, "The specified blob does not exist."),
-    "BlockCountExceedsLimit": (409, "The uncommitted block count cannot exceed the maximum limit of 100,000 blocks."),
+    "BlockCountExceedsLimit": (409, "The block count cannot exceed the maximum limit."),
     "BlockListTooLong": (400, "The block list may not contain more than 50,000 blocks."),
     "CannotVerifyCopySource": (404, "The specified blob does not exist."),
     "ConditionNotMet": (412, "The condition specified using HTTP conditional header(s) is not met."),
@@ -68,6 +70,7 @@ ERRORS: dict[str, tuple[int, str]] = {
     "LeaseNotPresentWithContainerOperation": (412, "There is currently no lease on the container."),
     "LeaseNotPresentWithLeaseOperation": (409, "There is currently no lease."),
     "Md5Mismatch": (400, "The MD5 value specified in the request is not that of the content received."),
+    "MaxBlobSizeConditionNotMet": (412, "The max blob size condition specified was not met."),
     "MetadataTooLarge": (400, "The size of the specified metadata exceeds the maximum size permitted."),
     "MissingRequiredHeader": (400, "An HTTP header that's mandatory for this request is not specified."),
     "MissingRequiredQueryParameter": (400, "A query parameter that's mandatory for this request is not specified."),

@@ -9,12 +9,11 @@ from collections.abc import Callable
 
 from pvblob.blobs import catalog, leases
 from pvblob.blobs.answers import Call, Refusal, answer
-from pvblob.blobs.block_blobs import written_pairs
+from pvblob.blobs.block_blobs import take_blocks, written_pairs
 from pvblob.blobs.catalog import BlobRow, dump_json
 from pvblob.blobs.committer import Transaction
 from pvblob.blobs.conditions import Conditions
 from pvblob.blobs.extents import block_runs
-from pvblob.blobs.layout import unpack
 from pvblob.blobs.properties import has_settings, metadata_of, refuse_unsupported, settings_of, tier_of
 from pvblob.blobs.store import Store, container_in
 from pvblob.http import Response
@@ -82,7 +81,8 @@ def set_tier_in(transaction: Transaction, call: Call) -> Response:
     if not tier:
         raise Refusal("MissingRequiredHeader", "x-ms-access-tier is missing.")
     container_id = container_in(transaction, call).id
-    existing_blob(transaction, call, container_id)
+    if existing_blob(transaction, call, container_id).stream:
+        raise Refusal("InvalidBlobType")
     assert call.target.blob is not None
     transaction.write_tier(container_id, call.target.blob, tier)
     return answer(call.request, 200)
@@ -104,7 +104,7 @@ def delete_in(transaction: Transaction, call: Call) -> Response:
     if snapshots == "include":  # "only" deletes the snapshots, of which there are none, and the blob stays
         assert call.target.blob is not None
         transaction.delete_blob(container_id, call.target.blob)
-        gone = block_runs(unpack(row.layout))
+        gone = block_runs(take_blocks(transaction, row))
         gone |= block_runs(catalog.delete_staged(transaction.connection, container_id, call.target.blob))
         transaction.freed.extend(gone)
     return answer(call.request, 202, [("x-ms-delete-type-permanent", "true")])

@@ -140,6 +140,8 @@ def properties_pairs(found: Readable) -> Pairs:
     pairs, current = list(found.pairs), found.current
     if found.version.md5:
         pairs.append(("content-md5", found.version.md5))
+    if found.version.row.stream:
+        return pairs
     pairs.append(("x-ms-access-tier", current.tier or "Hot"))
     if current.tier:
         pairs.append(("x-ms-access-tier-change-time", http_date(current.tier_changed)))

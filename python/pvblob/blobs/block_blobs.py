@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pvblob import _native
-from pvblob.blobs import catalog, leases, structured
+from pvblob.blobs import catalog, leases, streams, structured
 from pvblob.blobs.answers import Call, Pairs, Refusal, answer, answer_xml, etag, http_date
 from pvblob.blobs.block_list_xml import Entry, decode_block_id, parse_block_list
 from pvblob.blobs.catalog import BlobRow, dump_json
@@ -54,18 +54,27 @@ def check_create(transaction: Transaction, call: Call, container_id: int) -> Blo
 
 def check_block_blob(fields: Fields) -> None:
     """Refuse to make a blob of another type than block blob."""
+    blob_type = blob_type_of(fields)
+    if blob_type != "BlockBlob":
+        raise Refusal("InvalidHeaderValue", f"A blob of type {blob_type} cannot be made so.")
+
+
+def blob_type_of(fields: Fields) -> str:
+    """Return the type of blob to make. Refuses those that are not supported."""
     blob_type = fields.get("x-ms-blob-type")
     if blob_type is None:
         raise Refusal("MissingRequiredHeader", "x-ms-blob-type is missing.")
-    if blob_type != "BlockBlob":
+    if blob_type not in ("BlockBlob", "AppendBlob"):
         raise Refusal("NotImplemented", f"Blobs of type {blob_type[:32]!r} are not supported.")
+    return blob_type
 
 
 async def put_blob(store: Store, call: Call) -> Response:
-    """Put Blob: replace or create a block blob of one run; discards uncommitted blocks."""
+    """Put Blob: replace or create a block blob of one run, or an empty append blob; discards uncommitted blocks."""
     fields = call.fields
-    check_block_blob(fields)
     refuse_unsupported(fields)
+    if blob_type_of(fields) == "AppendBlob":
+        return await _put_append_blob(store, call)
     if structured.content_bytes(call) > PUT_BLOB_BYTES_MAX:
         raise Refusal("RequestBodyTooLarge")
     metadata, settings, tier = dump_json(metadata_of(fields)), settings_of(fields, standard=True), tier_of(fields)
@@ -82,15 +91,31 @@ async def put_blob(store: Store, call: Call) -> Response:
     return await commit_new(store, call, new, checksums + structured.echo(fields), written.allocations)
 
 
+async def _put_append_blob(store: Store, call: Call) -> Response:
+    fields = call.fields
+    if call.body.size_bytes:
+        raise Refusal("InvalidHeaderValue", "An append blob begins empty: Content-Length must be 0.")
+    if fields.get("x-ms-access-tier"):
+        raise Refusal("UnsupportedHeader", "An append blob has no access tier.")
+    settings = settings_of(fields, standard=True)
+    new = NewBlob([], settings, dump_json(metadata_of(fields)), "", appends=0)
+    return await commit_new(store, call, new, [], ())
+
+
 @dataclass(slots=True, frozen=True)
 class NewBlob:
-    """A blob about to be committed. metadata and copy: as the catalog keeps them; tier: "" when none was asked for."""
+    """A blob about to be committed. metadata and copy: as the catalog keeps them; tier: "" when none was asked for.
+
+    appends: None for a block blob; of an append blob, how many appends made *blocks*.
+    """
 
     blocks: list[Block]
     settings: dict[str, str]
     metadata: str
     tier: str
     copy: Callable[[int], str] = lambda now: ""
+    appends: int | None = None
+    sealed: bool = False
 
 
 async def commit_new(
@@ -109,10 +134,11 @@ async def commit_new(
 
 def create_blob(transaction: Transaction, call: Call, container_id: int, old: BlobRow | None, new: NewBlob) -> BlobRow:
     """Make *new* the blob: free what it does not use of *old*'s runs and of the uncommitted blocks."""
-    name, now = call.target.blob, transaction.now
+    name, now, version = call.target.blob, transaction.now, transaction.next_version()
     assert name is not None
+    is_stream = new.appends is not None
     row = BlobRow(
-        version=transaction.next_version(),
+        version=version,
         size=sum(block.length for block in new.blocks),
         created=now if old is None else old.created,
         modified=now,
@@ -121,15 +147,25 @@ def create_blob(transaction: Transaction, call: Call, container_id: int, old: Bl
         tier=new.tier,
         tier_changed=now if new.tier else 0,
         copy=new.copy(now),
-        layout=pack(new.blocks),
+        layout=b"" if is_stream else pack(new.blocks),
         lease="" if old is None else old.lease,
+        stream=version if is_stream else 0,
+        appends=new.appends or 0,
+        sealed=int(new.sealed),
     )
-    transaction.write_blob(container_id, name, row)
     gone = block_runs(catalog.delete_staged(transaction.connection, container_id, name))
     if old is not None:
-        gone |= block_runs(unpack(old.layout))
+        gone |= block_runs(take_blocks(transaction, old))
+    if is_stream:
+        streams.extend(transaction.connection, version, new.blocks)
+    transaction.write_blob(container_id, name, row)
     transaction.freed.extend(gone - block_runs(new.blocks))
     return row
+
+
+def take_blocks(transaction: Transaction, row: BlobRow) -> list[Block]:
+    """Return the blocks of a blob whose row is about to go; its stream goes now."""
+    return streams.delete(transaction.connection, row.stream) if row.stream else unpack(row.layout)
 
 
 def written_pairs(row: BlobRow) -> Pairs:
@@ -217,6 +253,8 @@ def _stage(transaction: Transaction, container_id: int, call: Call, block: Block
     connection = transaction.connection
     current = catalog.find_current(connection, container_id, name)
     leases.check_write(current.lease if current else "", call.fields, transaction.now_ms)
+    if current is not None and current.stream:
+        raise Refusal("InvalidBlobType")
     id_length, count = catalog.find_staged(connection, container_id, name) or (len(block.id), 0)
     if id_length != len(block.id):
         raise Refusal("InvalidBlobOrBlock", "Every block id of a blob must have the same length.")
@@ -248,6 +286,8 @@ async def put_block_list(store: Store, call: Call) -> Response:
     def apply(transaction: Transaction) -> Response:
         container_id = container_in(transaction, call).id
         old = check_create(transaction, call, container_id)
+        if old is not None and old.stream:
+            raise Refusal("InvalidBlobType")
         blocks = _resolve(transaction, container_id, call, entries, old)
         row = create_blob(transaction, call, container_id, old, NewBlob(blocks, settings, metadata, tier))
         return answer(call.request, 201, [*written_pairs(row), checksum])
@@ -288,6 +328,8 @@ def get_block_list(store: Store, call: Call) -> Response:
     staged = catalog.staged_blocks(store.reader, container_id, name)
     if row is None and not staged:
         raise Refusal("BlobNotFound")
+    if row is not None and row.stream:
+        raise Refusal("InvalidBlobType")
     committed = [block for block in unpack(row.layout) if block.id] if row is not None else []
     text = "<BlockList>"
     if kind != "uncommitted":

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from pvblob.blobs.layout import Block
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _SCHEMA_1 = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -48,7 +48,16 @@ ALTER TABLE containers ADD COLUMN lease TEXT NOT NULL DEFAULT '';
 ALTER TABLE blobs ADD COLUMN lease TEXT NOT NULL DEFAULT '';
 """
 
-_MIGRATIONS: dict[int, str] = {0: _SCHEMA_1, 1: _SCHEMA_2}
+_SCHEMA_3 = """
+ALTER TABLE blobs ADD COLUMN stream INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE blobs ADD COLUMN appends INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE blobs ADD COLUMN sealed INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE appended (
+    stream INTEGER NOT NULL, ends INTEGER NOT NULL, segment INTEGER NOT NULL, offset INTEGER NOT NULL,
+    length INTEGER NOT NULL, crc64 BLOB NOT NULL, PRIMARY KEY (stream, ends)) WITHOUT ROWID;
+"""
+
+_MIGRATIONS: dict[int, str] = {0: _SCHEMA_1, 1: _SCHEMA_2, 2: _SCHEMA_3}
 
 
 class ContainerRow(NamedTuple):
@@ -64,7 +73,11 @@ class ContainerRow(NamedTuple):
 
 
 class BlobRow(NamedTuple):
-    """One committed blob. settings, metadata, copy: JSON objects; layout: `layout.pack`; lease: `leases.Lease.pack`."""
+    """One committed blob. settings, metadata, copy: JSON objects; layout: `layout.pack`; lease: `leases.Lease.pack`.
+
+    stream: 0, or of an append blob where its blocks are (`streams`), and then the layout is empty.  appends: how many
+    blocks were appended.  sealed: 1 when it takes no more.
+    """
 
     version: int
     size: int
@@ -77,6 +90,9 @@ class BlobRow(NamedTuple):
     copy: str
     layout: bytes
     lease: str = ""
+    stream: int = 0
+    appends: int = 0
+    sealed: int = 0
 
 
 class Current(NamedTuple):
@@ -86,10 +102,12 @@ class Current(NamedTuple):
     tier: str
     tier_changed: int
     lease: str
+    stream: int
 
 
 _CONTAINER_COLUMNS = ", ".join(ContainerRow._fields)
 _BLOB_COLUMNS = ", ".join(BlobRow._fields)
+_CURRENT_COLUMNS = ", ".join(Current._fields)
 _BLOB_MARKS = ",".join("?" * (2 + len(BlobRow._fields)))
 
 
@@ -135,7 +153,7 @@ def list_containers(
 def find_current(connection: sqlite3.Connection, container_id: int, name: bytes) -> Current | None:
     """Return what is current of a committed blob, or None: the cheapest look at a blob."""
     row = connection.execute(
-        "SELECT version, tier, tier_changed, lease FROM blobs WHERE container_id = ? AND name = ?", (container_id, name)
+        f"SELECT {_CURRENT_COLUMNS} FROM blobs WHERE container_id = ? AND name = ?", (container_id, name)
     ).fetchone()
     return None if row is None else Current._make(row)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 from xml.sax.saxutils import escape
 
-from pvblob.blobs import catalog, leases
+from pvblob.blobs import catalog, leases, streams
 from pvblob.blobs.answers import Call, Pairs, Refusal, answer, answer_xml, etag, http_date
 from pvblob.blobs.catalog import ContainerRow, dump_json, load_json
 from pvblob.blobs.committer import Transaction
@@ -193,10 +193,10 @@ def reclaim(connection: sqlite3.Connection, limit: int) -> tuple[list[Run], bool
     if gone is None:
         return [], False
     runs: set[Run] = set()
-    blobs = connection.execute("SELECT name, layout FROM blobs WHERE container_id = ? LIMIT ?", (*gone, limit))
+    blobs = connection.execute("SELECT name, layout, stream FROM blobs WHERE container_id = ? LIMIT ?", (*gone, limit))
     names = blobs.fetchall()
-    for name, layout in names:
-        runs |= block_runs(unpack(layout))
+    for name, layout, stream in names:
+        runs |= block_runs(streams.delete(connection, stream) if stream else unpack(layout))
         catalog.delete_blob(connection, gone[0], name)
     staged = connection.execute("SELECT name FROM staged WHERE container_id = ? LIMIT ?", (*gone, limit)).fetchall()
     for (name,) in staged:

@@ -15,7 +15,7 @@ from pvblob.blobs import block_blobs, from_url
 from pvblob.blobs.answers import Call, Refusal, answer, http_date
 from pvblob.blobs.catalog import dump_json, load_json
 from pvblob.blobs.committer import Transaction, storage_failure
-from pvblob.blobs.copy_source import COPY_SOURCE, source_version
+from pvblob.blobs.copy_source import COPY_SOURCE, SourceBody, source_version
 from pvblob.blobs.extents import Allocation
 from pvblob.blobs.layout import Block
 from pvblob.blobs.properties import metadata_of, refuse_unsupported, tier_of
@@ -46,7 +46,10 @@ async def copy_blob(store: Store, call: Call) -> Response:
     store.container_id(call)
     source_url = fields.get(COPY_SOURCE) or ""
     source = source_version(store, call, source_url)
-    blocks, written = await _copy_bytes(store, source)
+    sealed = (fields.get("x-ms-seal-blob") or "").lower() == "true"
+    if sealed and not source.row.stream:
+        raise Refusal("UnsupportedHeader", "Only append blobs are sealed.")
+    blocks, written = await (_copy_stream if source.row.stream else _copy_blocks)(store, source)
     copy_id = str(uuid.uuid4())
 
     new = block_blobs.NewBlob(
@@ -55,11 +58,15 @@ async def copy_blob(store: Store, call: Call) -> Response:
         metadata or source.row.metadata,
         tier,
         lambda now: _copy_state(copy_id, source_url, source.row.size, now),
+        source.row.appends if source.row.stream else None,
+        sealed,
     )
 
     def apply(transaction: Transaction) -> Response:
         container_id = container_in(transaction, call).id
         old = block_blobs.check_create(transaction, call, container_id)
+        if old is not None and bool(old.stream) != bool(source.row.stream):
+            raise Refusal("InvalidBlobType")
         row = block_blobs.create_blob(transaction, call, container_id, old, new)
         pairs = [*block_blobs.written_pairs(row), ("x-ms-copy-id", copy_id), ("x-ms-copy-status", "success")]
         return answer(call.request, 202, pairs)
@@ -80,7 +87,18 @@ def _copy_state(copy_id: str, source_url: str, size: int, now: int) -> str:
     )
 
 
-async def _copy_bytes(store: Store, source: BlobVersion) -> tuple[list[Block], tuple[Allocation, ...]]:
+async def _copy_stream(store: Store, source: BlobVersion) -> tuple[list[Block], tuple[Allocation, ...]]:
+    """Copy the bytes of an append blob, of many small runs mostly, into one; the caller owes `commit` for it."""
+    size = source.row.size
+    content = store.extents.content(source.slices(0, size)) if size else FileContent(())
+    try:
+        written = await store.store_body(SourceBody(content), md5=False)
+    finally:
+        content.release()
+    return [written.block] if written.block else [], written.allocations
+
+
+async def _copy_blocks(store: Store, source: BlobVersion) -> tuple[list[Block], tuple[Allocation, ...]]:
     """Copy every block into a run of its own; the caller owes `commit` for the runs."""
     extents = store.extents
     content = extents.content(source.slices(0, source.row.size)) if source.row.size else FileContent(())

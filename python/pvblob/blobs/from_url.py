@@ -31,16 +31,23 @@ async def put_block(store: Store, call: Call) -> Response:
     if COPY_SOURCE not in fields:
         return await block_blobs.put_block(store, call)
     block_id = block_blobs.block_id_of(call)
+    written = await copied_block(store, call, block_blobs.PUT_BLOCK_BYTES_MAX)
+    return await block_blobs.stage_written(store, call, block_id, written, written.checksum_pairs)
+
+
+async def copied_block(store: Store, call: Call, bytes_max: int) -> Written:
+    """Copy the range of the source that a request names as a block; the caller owes `commit` or `discard`."""
+    fields = call.fields
     _check_request(call)
     store.container_id(call)
     source = source_version(store, call, fields.get(COPY_SOURCE) or "")
     offset, length = _source_range(fields, source)
-    if length > block_blobs.PUT_BLOCK_BYTES_MAX:
+    if length > bytes_max:
         raise Refusal("RequestBodyTooLarge", f"The source range has {length} bytes.")
     wants_md5 = SOURCE_CHECKSUMS.md5 in fields
     async with _copied(store, source, offset, length, md5=wants_md5) as written:
         block_blobs.check_transfer(fields, written.crc64, written.md5, SOURCE_CHECKSUMS)
-    return await block_blobs.stage_written(store, call, block_id, written, written.checksum_pairs)
+    return written
 
 
 async def put_blob(store: Store, call: Call) -> Response:

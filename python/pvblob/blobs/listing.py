@@ -58,14 +58,15 @@ class ListedRow(NamedTuple):
     tier_changed: int
     copy: str
     lease: str
+    stream: int
+    sealed: int
 
 
 _COMMITTED = (
-    "SELECT name, version, size, created, modified, settings, metadata, tier, tier_changed, copy, lease FROM blobs"
-    " WHERE container_id = :id AND name >= :start AND name < :stop"
+    f"SELECT {', '.join(ListedRow._fields)} FROM blobs WHERE container_id = :id AND name >= :start AND name < :stop"
 )
 _UNCOMMITTED = (
-    "SELECT name, 0, 0, changed, changed, '', '', '', 0, '', '' FROM staged"
+    "SELECT name, 0, 0, changed, changed, '', '', '', 0, '', '', 0, 0 FROM staged"
     " WHERE container_id = :id AND name >= :start AND name < :stop AND NOT EXISTS"
     " (SELECT 1 FROM blobs WHERE blobs.container_id = staged.container_id AND blobs.name = staged.name)"
 )
@@ -194,16 +195,11 @@ def name_xml(name: bytes) -> str:
 def blob_xml(row: ListedRow, includes: frozenset[str], now_ms: int) -> str:
     """Format one blob."""
     settings = load_json(row.settings)
-    tier = f"<AccessTier>{row.tier or 'Hot'}</AccessTier>"
-    if not row.tier:
-        tier += "<AccessTierInferred>true</AccessTierInferred>"
-    else:
-        tier += f"<AccessTierChangeTime>{http_date(row.tier_changed)}</AccessTierChangeTime>"
     text = (
         f"<Blob>{name_xml(row.name)}<Properties><Creation-Time>{http_date(row.created)}</Creation-Time>"
         f"<Last-Modified>{http_date(row.modified)}</Last-Modified><Etag>0x{row.version:X}</Etag>"
         f"<Content-Length>{row.size}</Content-Length>{''.join(_settings_xml(settings))}"
-        f"<BlobType>BlockBlob</BlobType>{tier}{lease_xml(row.lease, now_ms)}"
+        f"{_type_xml(row)}{lease_xml(row.lease, now_ms)}"
         "<ServerEncrypted>true</ServerEncrypted>"
     )
     if row.copy and "copy" in includes:
@@ -212,6 +208,15 @@ def blob_xml(row: ListedRow, includes: frozenset[str], now_ms: int) -> str:
     if "metadata" in includes:
         text += metadata_xml(load_json(row.metadata))
     return text + "<OrMetadata /></Blob>"
+
+
+def _type_xml(row: ListedRow) -> str:
+    if row.stream:
+        return "<BlobType>AppendBlob</BlobType>" + "<Sealed>true</Sealed>" * row.sealed
+    text = f"<BlobType>BlockBlob</BlobType><AccessTier>{row.tier or 'Hot'}</AccessTier>"
+    if not row.tier:
+        return text + "<AccessTierInferred>true</AccessTierInferred>"
+    return text + f"<AccessTierChangeTime>{http_date(row.tier_changed)}</AccessTierChangeTime>"
 
 
 def _settings_xml(settings: dict[str, str]) -> Iterator[str]:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pvblob import _native
-from pvblob.blobs import catalog
+from pvblob.blobs import catalog, streams
 from pvblob.blobs.extents import Extents, Segment, aligned, segment_path, sync_directory
 from pvblob.blobs.layout import unpack
 from pvblob.blobs.store_errors import StoreCorrupt, StoreError, StoreInUse
@@ -115,6 +115,8 @@ def _used_places(connection: sqlite3.Connection, directory: Path) -> dict[int, s
                 used.setdefault(block.segment, set()).add((block.offset, block.length))
         for _, _, block in catalog.every_block(connection):
             used.setdefault(block.segment, set()).add((block.offset, block.length))
+        for _, block in streams.every_block(connection):
+            used.setdefault(block.segment, set()).add((block.offset, block.length))
     except sqlite3.Error as error:
         raise StoreCorrupt(f"the catalog in {directory.parent} cannot be read: {error}") from error
     return used
@@ -163,6 +165,12 @@ def _owner(connection: sqlite3.Connection, number: int) -> str:
         if any(block.segment == number for block in unpack(packed)):
             (container,) = connection.execute("SELECT name FROM containers WHERE id = ?", (container_id,)).fetchone()
             return f"blob {container}/{name.decode('utf-8', 'replace')}"
+    query = (
+        "SELECT containers.name, blobs.name FROM appended JOIN blobs USING (stream)"
+        " JOIN containers ON containers.id = container_id WHERE segment = ? LIMIT 1"
+    )
+    for container, name in connection.execute(query, (number,)):
+        return f"blob {container}/{name.decode('utf-8', 'replace')}"
     return "an uncommitted block"
 
 

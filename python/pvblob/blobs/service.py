@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Literal, NamedTuple, Self
 
 from pvblob.blobs import (
+    append_blobs,
     batch,
     blob_changes,
     blob_reads,
@@ -82,6 +83,8 @@ OPERATIONS: dict[Key, Operation] = {
     ("PUT", "blob", None, "metadata"): Operation(blob_changes.set_metadata, changes=True),
     ("PUT", "blob", None, "properties"): Operation(blob_changes.set_properties, changes=True),
     ("PUT", "blob", None, "tier"): Operation(blob_changes.set_tier, changes=True),
+    ("PUT", "blob", None, "appendblock"): Operation(append_blobs.append_block, changes=True),
+    ("PUT", "blob", None, "seal"): Operation(append_blobs.seal, changes=True),
     ("PUT", "blob", None, "lease"): Operation(lease_actions.lease_blob, changes=True),
     ("DELETE", "blob", None, None): Operation(blob_changes.delete_blob, changes=True),
 }

@@ -19,6 +19,7 @@ from pvblob.blobs.extents import Allocation, Extents
 from pvblob.blobs.generations import Generations
 from pvblob.blobs.layout import Block
 from pvblob.blobs.properties import encode_base64, encode_crc64
+from pvblob.blobs.streams import StreamCache
 from pvblob.blobs.versions import BlobVersion, VersionCache
 from pvblob.http import Body, Observed, Response, Stored
 
@@ -59,6 +60,7 @@ class Store:
     generations: Generations
     clock: Callable[[], float] = time.time
     versions: VersionCache = field(default_factory=VersionCache)
+    streams: StreamCache = field(default_factory=StreamCache)
     container_ids: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def container(self, call: Call) -> catalog.ContainerRow:
@@ -102,9 +104,17 @@ class Store:
                 return Found(version, current)
             row = catalog.find_blob(self.reader, container_id, name)
             if row is not None:
-                version = self.versions.get(row.version) or self.versions.add(row)
-                return Found(version, catalog.Current(row.version, row.tier, row.tier_changed, row.lease))
+                version = self.versions.get(row.version) or self.versions.add(self._unpack(row))
+                return Found(version, catalog.Current(row.version, row.tier, row.tier_changed, row.lease, row.stream))
         raise Refusal("BlobNotFound")
+
+    def _unpack(self, row: catalog.BlobRow) -> BlobVersion:
+        if not row.stream:
+            return BlobVersion.of(row)
+        appended = self.streams.blocks(self.reader, row.stream, row.size)
+        if appended is None:  # it was deleted since its row was read
+            raise Refusal("BlobNotFound")
+        return BlobVersion.of(row, appended)
 
     def observe(self, call: Call) -> tuple[Observed, ...]:
         """Observe the generations of the blob a request names; to be done before the blob is looked up."""

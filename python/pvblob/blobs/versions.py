@@ -28,30 +28,39 @@ class BlobVersion:
     block_ends: list[int]
 
     @classmethod
-    def of(cls, row: BlobRow) -> BlobVersion:
-        """Unpack a catalog row."""
+    def of(cls, row: BlobRow, appended: tuple[list[Block], list[int]] | None = None) -> BlobVersion:
+        """Unpack a catalog row. appended: the blocks of an append blob, which may be more than this version has."""
         settings = load_json(row.settings)
         md5 = settings.pop("content-md5", "")
-        blocks = unpack(row.layout)
+        if appended is None:
+            blocks = unpack(row.layout)
+            appended = blocks, ends(blocks)
         pairs = [("content-type", settings.pop("content-type", DEFAULT_CONTENT_TYPE))]
         pairs += [
             ("etag", etag(row.version)),
             ("last-modified", http_date(row.modified)),
             ("accept-ranges", "bytes"),
-            ("x-ms-blob-type", "BlockBlob"),
+            *_type_pairs(row),
             ("x-ms-creation-time", http_date(row.created)),
             ("x-ms-server-encrypted", "true"),
             *settings.items(),
             *load_json(row.copy).items(),
             *metadata_pairs(load_json(row.metadata)),
         ]
-        return cls(row._replace(layout=b""), pairs, md5, blocks, ends(blocks))
+        return cls(row._replace(layout=b""), pairs, md5, *appended)
 
     def slices(self, offset: int, length: int) -> list[Slice]:
         """Cut a byte range out of the layout."""
         if len(self.blocks) == 1:
             return [Slice(self.blocks[0], offset, length)]
         return slices(self.blocks, self.block_ends, offset, length)
+
+
+def _type_pairs(row: BlobRow) -> list[tuple[str, str]]:
+    if not row.stream:
+        return [("x-ms-blob-type", "BlockBlob")]
+    pairs = [("x-ms-blob-type", "AppendBlob"), ("x-ms-blob-committed-block-count", str(row.appends))]
+    return [*pairs, ("x-ms-blob-sealed", "true")] if row.sealed else pairs
 
 
 class VersionCache:
@@ -69,12 +78,16 @@ class VersionCache:
             self._versions.move_to_end(version)
         return found
 
-    def add(self, row: BlobRow) -> BlobVersion:
-        """Unpack *row* and keep it."""
-        made = BlobVersion.of(row)
-        self._cost += 16 + len(made.blocks)
-        self._versions[row.version] = made
+    def add(self, made: BlobVersion) -> BlobVersion:
+        """Keep *made*."""
+        self._cost += _cost(made)
+        self._versions[made.row.version] = made
         while self._cost > self._cost_max and len(self._versions) > 1:
             _, dropped = self._versions.popitem(last=False)
-            self._cost -= 16 + len(dropped.blocks)
+            self._cost -= _cost(dropped)
         return made
+
+
+def _cost(version: BlobVersion) -> int:
+    # The blocks of a stream are its cache's, shared by all versions of the blob.
+    return 16 if version.row.stream else 16 + len(version.blocks)
