@@ -293,3 +293,29 @@ def test_handles_are_the_client_with_names_bound(either: Any) -> None:
     assert finish(blob.delete()) is True
     assert finish(container.stat()).name == "others"
     assert finish(container.delete()) is True
+
+
+def test_appends_land_one_after_the_other_in_a_blob_that_is_made_for_them(either: Any) -> None:
+    assert [either.append("things", "log", bytes([65 + n]) * 10) for n in range(3)] == [0, 10, 20]
+    assert either.append("things", "log", b"D", position=30) == 30
+    with pytest.raises(pvblob.PreconditionFailed):
+        either.append("things", "log", b"E", position=30)
+    assert either.get("things", "log") == b"A" * 10 + b"B" * 10 + b"C" * 10 + b"D"
+    assert either.stat("things", "log").blob_type == "AppendBlob"
+    either.put("things", "block", b"x")
+    with pytest.raises(pvblob.Conflict, match="InvalidBlobType"):
+        either.append("things", "block", b"y")
+    with pytest.raises(pvblob.NotFound, match="ContainerNotFound"):
+        either.append("absent", "log", b"x")
+    with pytest.raises(ValueError, match="1 byte to 100 MiB"):
+        either.append("things", "log", b"")
+    with pytest.raises(pvblob.PreconditionFailed):
+        either.append("things", "new", b"x", position=1)
+    assert either.get("things", "new") == b""
+
+
+def test_an_append_of_many_pieces_is_one(either: Any, content: Content) -> None:
+    data = content(20 << 20)
+    assert either.append("things", "log", b"x") == 0
+    assert either.append("things", "log", data) == 1
+    assert either.get("things", "log") == b"x" + data

@@ -152,6 +152,13 @@ def test_adlfs_reads_and_writes(files: AzureBlobFileSystem, container: str) -> N
     assert files.cat_file(f"{container}/written") == DATA * 2
 
 
+def test_adlfs_appends(files: AzureBlobFileSystem, container: str) -> None:
+    for number in range(3):
+        with files.open(f"{container}/log", "ab") as file:
+            file.write(b"line %d\n" % number)
+    assert files.cat(f"{container}/log") == b"line 0\nline 1\nline 2\n"
+
+
 def test_adlfs_walks(files: AzureBlobFileSystem, container: str) -> None:
     names = [f"{container}/{name}" for name in ("a/1", "a/2", "b/c/3", "top")]
     for name in names:

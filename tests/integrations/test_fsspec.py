@@ -292,10 +292,33 @@ def test_a_transaction_stores_all_its_files_or_none(fs: PvblobFileSystem) -> Non
     assert fs.cat(["con/a", "con/b"]) == {"con/a": b"a", "con/b": b"b"}
 
 
-def test_blobs_are_not_appended_to(fs: PvblobFileSystem) -> None:
+def test_a_file_opened_to_append_adds_to_an_append_blob(fs: PvblobFileSystem) -> None:
+    for number in range(3):
+        with fs.open("con/log", "ab") as file:
+            assert file.tell() == 7 * number
+            file.write(b"line %d\n" % number)
+    with fs.open("con/log", "at", encoding="utf-8") as text:
+        text.write("ü")
+    assert fs.cat("con/log") == b"line 0\nline 1\nline 2\n\xc3\xbc"
+    with fs.open("con/large", "ab", block_size=1000) as file:
+        for _ in range(10):
+            file.write(b"x" * 999)
+    assert fs.size("con/large") == 9990
+    assert fs.client.stat("con", "large").blob_type == "AppendBlob"
+    with fs.open("con/large", "ab"):
+        pass
+    assert fs.size("con/large") == 9990
+
+
+def test_what_cannot_be_appended_to_says_so(fs: PvblobFileSystem) -> None:
     fs.pipe("con/a", b"1")
-    with pytest.raises(NotImplementedError, match="'ab'"):
-        fs.open("con/a", "ab")
+    with pytest.raises(pvblob.Conflict, match="InvalidBlobType"), fs.open("con/a", "ab") as file:
+        file.write(b"2")
+    assert fs.cat("con/a") == b"1"
+    with pytest.raises(NotImplementedError, match="transaction"), fs.transaction:
+        fs.open("con/b", "ab")
+    with pytest.raises(NotImplementedError, match="'r\\+b'"):
+        fs.open("con/a", "r+b")
 
 
 def test_local_files_go_in_and_out_with_their_progress(fs: PvblobFileSystem, tmp_path: Path) -> None:

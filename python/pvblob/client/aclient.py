@@ -200,6 +200,15 @@ class AsyncClient:
                 await self._run(self._operations.put_block(container, blob, block_ids[-1], piece))
         return await self._run(self._operations.put_block_list(container, blob, block_ids, options))
 
+    async def append(self, container: str, blob: str, data: Buffer, *, position: int | None = None) -> int:
+        """See `Client.append`."""
+        appending = self._operations.append_block(container, blob, data, position)
+        landed = await self._run(appending)
+        if landed is None:
+            await self._run(self._operations.create_append_blob(container, blob))
+            landed = await self._run(appending)
+        return answers.landed(landed, blob)
+
     async def copy(
         self,
         source_container: str,

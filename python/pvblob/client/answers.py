@@ -127,6 +127,21 @@ def metadata(answer: Answer) -> dict[str, str]:
     return {spelling.get(name, name)[len(METADATA) :]: value for name, value in found.items()}
 
 
+def appended(answer: Answer, request: Request) -> int | None:
+    """Read an answer to Append Block: the offset at which the block begins, in bytes; None: there is no such blob."""
+    if answer.fields.get("x-ms-error-code") == "BlobNotFound":
+        return None
+    check(answer, request)
+    return int(answer.fields.get("x-ms-blob-append-offset") or 0)
+
+
+def landed(offset: int | None, blob: str) -> int:
+    """Return *offset*; None is NotFound: the blob was deleted between its creation and the append."""
+    if offset is None:
+        raise blob_error(404, "BlobNotFound", f"{blob} was deleted while it was appended to")
+    return offset
+
+
 def written(answer: Answer, request: Request) -> Written:
     """Return the ETag and time a successful write answered with."""
     check(answer, request)

@@ -252,6 +252,19 @@ class Client:
         options = WriteOptions(overwrite, metadata, content_type, if_match)
         return BlockUpload(self._run, self._operations, (container, blob), options)
 
+    def append(self, container: str, blob: str, data: Buffer, *, position: int | None = None) -> int:
+        """Append up to 100 MiB to an append blob, made where there is no blob; return the offset where *data* begins.
+
+        Readers see all of it or nothing. position: that offset must be this one, else PreconditionFailed. Raises
+        NotFound for the container; Conflict for a blob of another type. Source: Azure REST, "Append Block".
+        """
+        appending = self._operations.append_block(container, blob, data, position)
+        landed = self._run(appending)
+        if landed is None:
+            self._run(self._operations.create_append_blob(container, blob))
+            landed = self._run(appending)
+        return answers.landed(landed, blob)
+
     def copy(
         self,
         source_container: str,

@@ -52,6 +52,10 @@ class BlobHandle:
             self.container, self.name, data, overwrite=overwrite, metadata=metadata, content_type=content_type
         )
 
+    def append(self, data: Buffer, *, position: int | None = None) -> int:
+        """See `Client.append`."""
+        return self.client.append(self.container, self.name, data, position=position)
+
     def stat(self) -> BlobProperties:
         """See `Client.stat`."""
         return self.client.stat(self.container, self.name)
@@ -121,6 +125,10 @@ class AsyncBlobHandle:
         return await self.client.put(
             self.container, self.name, data, overwrite=overwrite, metadata=metadata, content_type=content_type
         )
+
+    async def append(self, data: Buffer, *, position: int | None = None) -> int:
+        """See `Client.append`."""
+        return await self.client.append(self.container, self.name, data, position=position)
 
     async def stat(self) -> BlobProperties:
         """See `Client.stat`."""

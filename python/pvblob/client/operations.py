@@ -31,6 +31,7 @@ Pairs = list[tuple[str, str]]
 
 DEVELOPMENT_ACCOUNT = "devstoreaccount1"
 STREAM_BYTES = 8 << 20
+APPEND_BYTES_MAX = 100 << 20
 SERVICE_VERSION = "2026-06-06"
 _VERSION = ("x-ms-version", SERVICE_VERSION)
 
@@ -145,6 +146,23 @@ class Operations:
         target = f"{blob_target(container, blob)}?comp=blocklist"
         request = self._request("PUT", target, [("content-type", "application/xml"), *options.fields()])
         return Call(request, lambda answer: answers.written(answer, request), body)
+
+    def create_append_blob(self, container: str, blob: str) -> Call[bool]:
+        """Put Blob: an append blob, empty, where there is no blob; the value says whether there was none."""
+        fields = [("x-ms-blob-type", "AppendBlob"), ("if-none-match", "*")]
+        return self._presence("PUT", blob_target(container, blob), fields, "BlobAlreadyExists")
+
+    def append_block(self, container: str, blob: str, data: Buffer, position: int | None) -> Call[int | None]:
+        """Append Block; the value is the offset at which it begins, None when there is no blob to append to.
+
+        position: what that offset must be.
+        """
+        size_bytes = memoryview(data).nbytes
+        if not 0 < size_bytes <= APPEND_BYTES_MAX:
+            raise ValueError(f"an append takes 1 byte to {APPEND_BYTES_MAX >> 20} MiB, not {size_bytes} bytes")
+        fields = [] if position is None else [("x-ms-blob-condition-appendpos", str(position))]
+        request = self._request("PUT", f"{blob_target(container, blob)}?comp=appendblock", fields)
+        return Call(request, lambda answer: answers.appended(answer, request), data)
 
     def copy(self, source: tuple[str, str], container: str, blob: str, options: CopyOptions) -> Call[Copied]:
         """Copy Blob from *source*, (container, blob) of the same account; the value says whether it has ended."""

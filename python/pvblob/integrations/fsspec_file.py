@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fsspec.spec import AbstractBufferedFile
 
 from pvblob.client.bodies import BLOCK_BYTES
+from pvblob.client.operations import APPEND_BYTES_MAX
 
 if TYPE_CHECKING:
     from pvblob.client.uploads import BlockUpload
@@ -21,10 +22,11 @@ LINE_BYTES = 8192
 
 
 class BlobFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no types
-    """See `PvblobFileSystem.open`. mode: "rb", "wb" or "xb"; text and compression are fsspec's to add.
+    """See `PvblobFileSystem.open`. mode: "rb", "wb", "xb" or "ab"; text and compression are fsspec's to add.
 
     block_size: bytes read ahead (1 MiB), or of a block that is written (8 MiB).  content_type, metadata: of a write.
-    A blob replaced while it is read raises PreconditionFailed. A `with` that ends by an exception writes nothing.
+    A blob replaced while it is read raises PreconditionFailed. A `with` that ends by an exception writes nothing, but
+    what is appended ("ab", to an append blob, made when there is none) is seen block by block: it is of no transaction.
     """
 
     fs: PvblobFileSystem
@@ -32,8 +34,10 @@ class BlobFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no typ
     mode: str
 
     def __init__(self, fs: PvblobFileSystem, path: str, mode: str, block_size: int | None, **options: Any) -> None:
-        if mode not in ("rb", "wb", "xb"):
-            raise NotImplementedError(f"mode {mode!r}: blobs are read ('rb') or written whole ('wb', 'xb')")
+        if mode not in ("rb", "wb", "xb", "ab"):
+            raise NotImplementedError(f"mode {mode!r}: a blob is read (rb), written whole (wb, xb) or appended to (ab)")
+        if mode == "ab" and not options.get("autocommit", True):
+            raise NotImplementedError("mode 'ab': what is appended cannot wait for the end of a transaction")
         self._container, self._name = fs.split_blob(path)
         self._writing = {name: options.pop(name) for name in ("content_type", "metadata") if name in options}
         self._upload: BlockUpload | None = None
@@ -43,6 +47,8 @@ class BlobFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no typ
         super().__init__(fs, path, mode, block_size or (READ_BYTES if mode == "rb" else BLOCK_BYTES), **options)
         if mode == "rb" and self.details["type"] == "directory":
             raise IsADirectoryError(f"{path} is a directory")
+        if mode == "ab" and fs.exists(path):
+            self.loc = fs.size(path)
 
     # ---- reading ----------------------------------------------------------------------------------------------------
 
@@ -86,13 +92,22 @@ class BlobFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no typ
     # ---- writing ----------------------------------------------------------------------------------------------------
 
     def _initiate_upload(self) -> None:
+        if self.mode == "ab":
+            return
         self._upload = self.fs.client.begin_upload(
             self._container, self._name, overwrite=self.mode != "xb", **self._writing
         )
 
+    def _append(self, data: memoryview) -> None:
+        for start in range(0, len(data), APPEND_BYTES_MAX):
+            self.fs.client.append(self._container, self._name, data[start : start + APPEND_BYTES_MAX])
+
     def _upload_chunk(self, final: bool = False) -> bool:
-        assert self._upload is not None
         data = self.buffer.getbuffer()
+        if self.mode == "ab":
+            self._append(data)
+            return True
+        assert self._upload is not None
         keep = len(data) % BLOCK_BYTES or min(len(data), BLOCK_BYTES) if final else 0
         for start in range(0, len(data) - keep, BLOCK_BYTES):
             self._upload.write(data[start : min(start + BLOCK_BYTES, len(data) - keep)])
