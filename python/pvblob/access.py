@@ -17,7 +17,8 @@ class Access(NamedTuple):
 
     operation: "unknown" is an operation nobody has classified; only a rule without any limit allows it.
     container: None for the account itself.  blob: the decoded name, None for the container itself.
-    prefix: of a listing, and then never None: only names that begin with it are listed (b"" for all of them).
+    prefix: of a listing: only names that begin with it are listed (b"" for all of them). It is None for other
+    operations, and for the one listing that shows the blobs of a whole account.
     """
 
     operation: Operation

@@ -51,6 +51,7 @@ def test_no_operation_that_only_reads_is_called_a_change_and_none_is_called_unkn
         ("GET", "/box?restype=container&comp=list&prefix=a%2Fb", Access("list", "acct", "box", None, b"a/b")),
         ("GET", "/?comp=list&prefix=lo", Access("list", "acct", None, None, b"lo")),
         ("GET", "/box?restype=container&comp=blobs&where=x&prefix=a", Access("list", "acct", "box", None, b"")),
+        ("GET", "/?comp=blobs&where=x&prefix=a", Access("list", "acct")),
         ("GET", "/name", Access("read", "acct", "$root", b"name")),
         ("GET", "/?restype=account&comp=properties", Access("read", "acct")),
         ("POST", "/?restype=service&comp=userdelegationkey", Access("unknown", "acct")),

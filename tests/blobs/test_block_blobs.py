@@ -71,7 +71,7 @@ async def test_checksums_are_those_the_field_prescribes(call):
         ({"content-md5": "not base64"}, "InvalidMd5"),
         ({"x-ms-content-crc64": "AAAAAAAAAAA="}, "Crc64Mismatch"),
         ({"x-ms-structured-body": "XSM/2.0; properties=crc64"}, "InvalidHeaderValue"),
-        ({"x-ms-tags": "a=b"}, "NotImplemented"),
+        ({"x-ms-tags": "=b"}, "InvalidTags"),
         ({"x-ms-blob-type": "PageBlob"}, "NotImplemented"),
         ({"x-ms-access-tier": "Lukewarm"}, "InvalidHeaderValue"),
         ({"x-ms-meta-a-b": "1"}, "InvalidMetadata"),

@@ -96,16 +96,6 @@ async def test_of_many_creators_at_once_exactly_one_wins(call):
     assert (await call("GET", "/con/once")).body == b"%d" % winner
 
 
-async def test_a_condition_on_tags_is_refused_rather_than_ignored(call):
-    await call.put("/con/b", b"body")
-    fields = {"x-ms-if-tags": "\"a\" = '1'"}
-    for method, target in (("GET", "/con/b"), ("DELETE", "/con/b"), ("PUT", "/con/b?comp=metadata")):
-        assert (await call(method, target, fields)).code == "NotImplemented"
-    copied = {"x-ms-copy-source": "https://acct.blob.core.windows.net/con/b", "x-ms-source-if-tags": "x"}
-    assert (await call("PUT", "/con/c", copied)).code == "NotImplemented"
-    assert (await call("GET", "/con/b")).status == 200
-
-
 async def test_containers_obey_dates_and_etags(call):
     assert (await call("DELETE", "/con?restype=container", {"if-unmodified-since": PAST})).status == 412
     assert (await call("PUT", "/con?restype=container&comp=metadata", {"if-modified-since": FUTURE})).status == 412

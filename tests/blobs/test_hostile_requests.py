@@ -41,6 +41,10 @@ GOOD: list[tuple[str, str, list[tuple[str, str]], bytes]] = [
     ("PUT", f"{BLOB}?comp=tier", [("x-ms-access-tier", "Hot")], b""),
     ("PUT", f"{BLOB}?comp=appendblock", [("x-ms-blob-condition-appendpos", "4")], b"more"),
     ("PUT", f"{BLOB}?comp=seal", [], b""),
+    ("PUT", f"{BLOB}?comp=tags", [], b"<Tags><TagSet><Tag><Key>a</Key><Value>b</Value></Tag></TagSet></Tags>"),
+    ("GET", f"{BLOB}?comp=tags", [("x-ms-if-tags", "a='b'")], b""),
+    ("GET", f"{ACCOUNT}comp=blobs&where=a%3D'b'", [], b""),
+    ("GET", f"{CONTAINER}&comp=blobs&where=a%3D'b'", [], b""),
     ("PUT", f"{BLOB}?comp=lease", [("x-ms-lease-action", "acquire"), ("x-ms-lease-duration", "-1")], b""),
     ("PUT", f"{CONTAINER}&comp=lease", [("x-ms-lease-action", "break")], b""),
     ("DELETE", BLOB, [("if-match", "x")], b""),
@@ -48,9 +52,10 @@ GOOD: list[tuple[str, str, list[tuple[str, str]], bytes]] = [
 FIELD_NAMES = """range x-ms-range if-match if-none-match if-modified-since x-ms-blob-type content-md5 content-type
     x-ms-content-crc64 x-ms-meta-a x-ms-meta- x-ms-access-tier x-ms-copy-source x-ms-version x-ms-client-request-id
     x-ms-delete-snapshots x-ms-range-get-content-md5 x-ms-blob-content-md5 x-ms-source-if-match
-    x-ms-lease-action x-ms-lease-duration x-ms-lease-id x-ms-proposed-lease-id x-ms-lease-break-period""".split()  # noqa: SIM905
+    x-ms-lease-action x-ms-lease-duration x-ms-lease-id x-ms-proposed-lease-id x-ms-lease-break-period
+    x-ms-tags x-ms-if-tags""".split()  # noqa: SIM905
 QUERY_NAMES = """comp restype prefix delimiter marker maxresults include blockid blocklisttype startfrom
-    endbefore""".split()  # noqa: SIM905
+    endbefore where""".split()  # noqa: SIM905
 VALUES = [
     "*", '"0x1"', "true", "bytes=9999999999999999999-", "only", "https://[", "https://127.0.0.1", "1 Jan 99999", "tier",
     "multipart/mixed; boundary=", "metadata", "99999999999999999999", "http://", "Mon, 99 Jan 2001 00:00:00 GMT",

@@ -97,7 +97,6 @@ async def test_any_version_is_accepted_and_echoed_with_the_client_request_id(blo
         ("PUT", "/con/b?comp=snapshot"),
         ("GET", "/con/b?snapshot=2026-01-01T00:00:00.0000000Z"),
         ("GET", "/con/b?versionid=x"),
-        ("GET", "/con/b?comp=tags"),
         ("POST", "/con/b?comp=query"),
         ("PUT", "/?restype=service&comp=properties"),
         ("GET", "/con?restype=container&comp=acl"),

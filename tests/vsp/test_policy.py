@@ -78,6 +78,17 @@ def test_a_deny_rule_wins_over_every_allow_rule() -> None:
     assert decide(entry, Access("list", A, None, None, b"")).allowed
 
 
+def test_a_search_through_a_whole_account_needs_all_of_it() -> None:
+    """Found by their tags, blobs of any container and under any name are told of, whatever the search says."""
+    search = Access("list", A)
+    assert decide(Entry("all", allow=(Rule(),)), search).allowed
+    assert decide(Entry("lists", allow=(Rule(operations=frozenset({"list"})),)), search).allowed
+    for rule in (Rule(containers=("box",)), Rule(prefixes=(b"a/",)), Rule(accounts=("other",))):
+        assert not decide(Entry("some", allow=(rule,)), search).allowed
+        if rule.accounts == ("*",):
+            assert not decide(Entry("most", allow=(Rule(),), deny=(rule,)), search).allowed
+
+
 def test_every_decision_says_which_entry_made_it() -> None:
     entry = Entry("web", allow=(READER,), deny=(Rule(containers=("secret",)),))
     assert decide(entry, Access("read", A, "secret", b"x")).reason == "policy entry 'web' denies read there"

@@ -107,6 +107,8 @@ def access(method: str, target: Target) -> Access:
         return Access("unknown", account, container, blob)
     if kind.operation != "list":
         return Access(kind.operation, account, container, blob)
+    if container is None and query.get("comp") == "blobs":  # tells of blobs in any container, under any name
+        return Access("list", account)
     # Finding blobs by their tags names no prefix: it is a listing of everything there.
     prefix = query.get("prefix", "") if query.get("comp") == "list" else ""
     return Access("list", account, container, None, prefix.encode("utf-8", "surrogateescape"))

@@ -52,6 +52,7 @@ ERRORS: dict[str, tuple[int, str]] = {
     "InvalidQueryParameterValue": (400, "The value of a query parameter in the request URI is invalid."),
     "InvalidRange": (416, "The range specified is invalid for the current size of the resource."),
     "InvalidResourceName": (400, "The specified resource name contains invalid characters."),
+    "InvalidTags": (400, "The tags specified are invalid."),
     "InvalidUri": (400, "The requested URI does not represent any resource on the server."),
     "InvalidXmlDocument": (400, "XML specified is not syntactically valid."),
     "LeaseAlreadyPresent": (409, "There is already a lease present."),

@@ -33,7 +33,7 @@ def found_blob(transaction: Transaction, call: Call, container_id: int) -> BlobR
         raise Refusal("BlobNotFound")
     conditions = Conditions.parse(call.fields)
     if conditions is not None:
-        conditions.check_write(row.version, row.modified)
+        conditions.check_write(row.version, row.modified, row.tags)
     return row
 
 
@@ -104,6 +104,7 @@ def delete_in(transaction: Transaction, call: Call) -> Response:
     if snapshots == "include":  # "only" deletes the snapshots, of which there are none, and the blob stays
         assert call.target.blob is not None
         transaction.delete_blob(container_id, call.target.blob)
+        catalog.index_tags(transaction.connection, container_id, call.target.blob, row.tags, "")
         gone = block_runs(take_blocks(transaction, row))
         gone |= block_runs(catalog.delete_staged(transaction.connection, container_id, call.target.blob))
         transaction.freed.extend(gone)

@@ -43,10 +43,12 @@ def readable(store: Store, call: Call) -> Readable:
     fields = call.request.fields
     conditions = Conditions.parse(fields)
     if conditions is not None:
-        conditions.check_read(version.row.version, version.row.modified)
+        conditions.check_read(version.row.version, version.row.modified, current.tags)
     lease, now_ms = current.lease, store.now_ms
     leases.check_read(lease, fields, now_ms)
     pairs = [*version.get_pairs, *leases.lease_pairs(lease, now_ms)]
+    if current.tags:
+        pairs.append(("x-ms-tag-count", str(len(load_json(current.tags)))))
     return Readable(version, current, pairs, not leases.changes_by_itself(lease, now_ms))
 
 

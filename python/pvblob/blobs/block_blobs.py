@@ -32,6 +32,7 @@ from pvblob.blobs.properties import (
 )
 from pvblob.blobs.store import Store, Written, container_in
 from pvblob.blobs.structured import STRUCTURED_BODY
+from pvblob.blobs.tags import tags_of
 from pvblob.http import Fields, Response
 
 PUT_BLOB_BYTES_MAX = 5000 << 20
@@ -47,7 +48,7 @@ def check_create(transaction: Transaction, call: Call, container_id: int) -> Blo
     old = catalog.find_blob(transaction.connection, container_id, call.target.blob)
     conditions = Conditions.parse(call.fields)
     if conditions is not None:
-        conditions.check_create(None if old is None else old.version, 0 if old is None else old.modified)
+        conditions.check_create(*((None, 0) if old is None else (old.version, old.modified, old.tags)))
     lease = leases.check_write("" if old is None else old.lease, call.fields, transaction.now_ms)
     return None if old is None else old._replace(lease=lease)
 
@@ -78,6 +79,7 @@ async def put_blob(store: Store, call: Call) -> Response:
     if structured.content_bytes(call) > PUT_BLOB_BYTES_MAX:
         raise Refusal("RequestBodyTooLarge")
     metadata, settings, tier = dump_json(metadata_of(fields)), settings_of(fields, standard=True), tier_of(fields)
+    tags = tags_of(fields)
     store.container_id(call)
     written = await structured.store_content(store, call, md5=True)
     try:
@@ -87,7 +89,7 @@ async def put_blob(store: Store, call: Call) -> Response:
         raise
     assert written.md5 is not None
     settings.setdefault("content-md5", encode_base64(written.md5))
-    new = NewBlob([written.block] if written.block else [], settings, metadata, tier)
+    new = NewBlob([written.block] if written.block else [], settings, metadata, tier, tags=tags)
     return await commit_new(store, call, new, checksums + structured.echo(fields), written.allocations)
 
 
@@ -98,7 +100,7 @@ async def _put_append_blob(store: Store, call: Call) -> Response:
     if fields.get("x-ms-access-tier"):
         raise Refusal("UnsupportedHeader", "An append blob has no access tier.")
     settings = settings_of(fields, standard=True)
-    new = NewBlob([], settings, dump_json(metadata_of(fields)), "", appends=0)
+    new = NewBlob([], settings, dump_json(metadata_of(fields)), "", appends=0, tags=tags_of(fields))
     return await commit_new(store, call, new, [], ())
 
 
@@ -116,6 +118,7 @@ class NewBlob:
     copy: Callable[[int], str] = lambda now: ""
     appends: int | None = None
     sealed: bool = False
+    tags: str = ""
 
 
 async def commit_new(
@@ -152,6 +155,7 @@ def create_blob(transaction: Transaction, call: Call, container_id: int, old: Bl
         stream=version if is_stream else 0,
         appends=new.appends or 0,
         sealed=int(new.sealed),
+        tags=new.tags,
     )
     gone = block_runs(catalog.delete_staged(transaction.connection, container_id, name))
     if old is not None:
@@ -159,6 +163,7 @@ def create_blob(transaction: Transaction, call: Call, container_id: int, old: Bl
     if is_stream:
         streams.extend(transaction.connection, version, new.blocks)
     transaction.write_blob(container_id, name, row)
+    catalog.index_tags(transaction.connection, container_id, name, "" if old is None else old.tags, new.tags)
     transaction.freed.extend(gone - block_runs(new.blocks))
     return row
 
@@ -276,6 +281,7 @@ async def put_block_list(store: Store, call: Call) -> Response:
     if call.body.size_bytes > BLOCK_LIST_BYTES_MAX:
         raise Refusal("RequestBodyTooLarge")
     metadata, settings, tier = dump_json(metadata_of(fields)), settings_of(fields, standard=False), tier_of(fields)
+    tags = tags_of(fields)
     store.container_id(call)
     body = await call.body.read()
     crc64 = _native.crc64(body)
@@ -289,7 +295,7 @@ async def put_block_list(store: Store, call: Call) -> Response:
         if old is not None and old.stream:
             raise Refusal("InvalidBlobType")
         blocks = _resolve(transaction, container_id, call, entries, old)
-        row = create_blob(transaction, call, container_id, old, NewBlob(blocks, settings, metadata, tier))
+        row = create_blob(transaction, call, container_id, old, NewBlob(blocks, settings, metadata, tier, tags=tags))
         return answer(call.request, 201, [*written_pairs(row), checksum])
 
     return await store.commit(call, apply)

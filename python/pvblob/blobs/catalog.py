@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from pvblob.blobs.layout import Block
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 _SCHEMA_1 = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -57,7 +57,14 @@ CREATE TABLE appended (
     length INTEGER NOT NULL, crc64 BLOB NOT NULL, PRIMARY KEY (stream, ends)) WITHOUT ROWID;
 """
 
-_MIGRATIONS: dict[int, str] = {0: _SCHEMA_1, 1: _SCHEMA_2, 2: _SCHEMA_3}
+_SCHEMA_4 = """
+ALTER TABLE blobs ADD COLUMN tags TEXT NOT NULL DEFAULT '';
+CREATE TABLE tags (
+    container_id INTEGER NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, name BLOB NOT NULL,
+    PRIMARY KEY (container_id, key, value, name)) WITHOUT ROWID;
+"""
+
+_MIGRATIONS: dict[int, str] = {0: _SCHEMA_1, 1: _SCHEMA_2, 2: _SCHEMA_3, 3: _SCHEMA_4}
 
 
 class ContainerRow(NamedTuple):
@@ -73,7 +80,7 @@ class ContainerRow(NamedTuple):
 
 
 class BlobRow(NamedTuple):
-    """One committed blob. settings, metadata, copy: JSON objects; layout: `layout.pack`; lease: `leases.Lease.pack`.
+    """One committed blob. settings, metadata, copy, tags: JSON objects; layout: `layout.pack`; lease: `Lease.pack`.
 
     stream: 0, or of an append blob where its blocks are (`streams`), and then the layout is empty.  appends: how many
     blocks were appended.  sealed: 1 when it takes no more.
@@ -93,6 +100,7 @@ class BlobRow(NamedTuple):
     stream: int = 0
     appends: int = 0
     sealed: int = 0
+    tags: str = ""
 
 
 class Current(NamedTuple):
@@ -103,6 +111,7 @@ class Current(NamedTuple):
     tier_changed: int
     lease: str
     stream: int
+    tags: str
 
 
 _CONTAINER_COLUMNS = ", ".join(ContainerRow._fields)
@@ -180,6 +189,21 @@ def write_tier(connection: sqlite3.Connection, container_id: int, name: bytes, t
         "UPDATE blobs SET tier = ?, tier_changed = ? WHERE container_id = ? AND name = ?",
         (tier, now, container_id, name),
     )
+
+
+def write_tags(connection: sqlite3.Connection, container_id: int, name: bytes, tags: str) -> None:
+    """Change a blob's tags, and nothing else of it; see `index_tags`."""
+    connection.execute("UPDATE blobs SET tags = ? WHERE container_id = ? AND name = ?", (tags, container_id, name))
+
+
+def index_tags(connection: sqlite3.Connection, container_id: int, name: bytes, old: str, new: str) -> None:
+    """Let searches find a blob by its *new* tags instead of its *old* ones."""
+    if old == new:
+        return
+    rows = [(container_id, key, value, name) for key, value in load_json(old).items()]
+    connection.executemany("DELETE FROM tags WHERE container_id = ? AND key = ? AND value = ? AND name = ?", rows)
+    rows = [(container_id, key, value, name) for key, value in load_json(new).items()]
+    connection.executemany("INSERT INTO tags VALUES (?,?,?,?)", rows)
 
 
 def write_lease(connection: sqlite3.Connection, container_id: int, name: bytes, lease: str) -> None:

@@ -59,6 +59,12 @@ class Transaction:
         self.touched.add((container_id, name))
         catalog.write_tier(self.connection, container_id, name, tier, self.now)
 
+    def write_tags(self, container_id: int, name: bytes, old: str, new: str) -> None:
+        """Change a blob's tags."""
+        self.touched.add((container_id, name))
+        catalog.write_tags(self.connection, container_id, name, new)
+        catalog.index_tags(self.connection, container_id, name, old, new)
+
     def write_lease(self, container_id: int, name: bytes, lease: str) -> None:
         """Change a blob's lease ("": none)."""
         self.touched.add((container_id, name))

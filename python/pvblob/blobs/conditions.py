@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
 from pvblob.blobs.answers import Refusal, etag
+from pvblob.blobs.catalog import load_json
+from pvblob.blobs.tag_expressions import Expression, parse_condition
 from pvblob.http import Fields
 
 _NAMES = ("if-match", "if-none-match", "if-modified-since", "if-unmodified-since")
@@ -25,24 +27,26 @@ class Conditions:
     none_match: tuple[str, ...]
     modified_since: int | None
     unmodified_since: int | None
+    tags: Expression | None = None
 
     @classmethod
     def parse(cls, fields: Fields, *, source: bool = False) -> Conditions | None:
         """Read the conditions of a request (source: those on a copy's source); None when there are none."""
-        if "x-ms-source-if-tags" in fields if source else "x-ms-if-tags" in fields:
-            raise Refusal("NotImplemented", "Conditions on tags are not supported.")
+        tags = fields.get("x-ms-source-if-tags" if source else "x-ms-if-tags")
         match, none_match, modified, unmodified = (fields.get(name) for name in (_SOURCE_NAMES if source else _NAMES))
-        if not (match or none_match or modified or unmodified):
+        if not (match or none_match or modified or unmodified or tags):
             return None
-        return cls(_etags(match), _etags(none_match), _seconds(modified), _seconds(unmodified))
+        expression = parse_condition(tags) if tags else None
+        return cls(_etags(match), _etags(none_match), _seconds(modified), _seconds(unmodified), expression)
 
-    def check_read(self, version: int, modified: int) -> None:
-        """Judge a read of an existing resource: 412, or 304 where the client's copy is still good.
+    def check_read(self, version: int, modified: int, tags: str = "") -> None:
+        """Judge a read of an existing resource: 412, or 304 where the client's copy is still good. *tags*: its own.
 
         If-None-Match and If-Modified-Since together: either one holding is enough.
         """
         if "*" in self.none_match:
             raise Refusal("UnsatisfiableCondition")
+        self._check_tags(tags, "ConditionNotMet")
         if self.match and not _matches(self.match, version):
             raise Refusal("ConditionNotMet")
         if self.unmodified_since is not None and modified > self.unmodified_since:
@@ -55,9 +59,10 @@ class Conditions:
         if outcomes and not any(outcomes):
             raise Refusal("ConditionNotMet", status=304, fields=[("etag", etag(version))])
 
-    def check_write(self, version: int | None, modified: int, *, code: str = "ConditionNotMet") -> None:
+    def check_write(self, version: int | None, modified: int, tags: str = "", *, code: str = "ConditionNotMet") -> None:
         """Judge a write; *version* None: the resource does not exist. *code*: ConditionNotMet or its source twin."""
         self._check_combination()
+        self._check_tags(tags, code)
         if version is None:
             if self.match:
                 raise Refusal(code)
@@ -73,13 +78,17 @@ class Conditions:
         if not holds:
             raise Refusal(code)
 
-    def check_create(self, version: int | None, modified: int) -> None:
+    def _check_tags(self, tags: str, code: str) -> None:
+        if self.tags is not None and not self.tags.holds(load_json(tags)):
+            raise Refusal(code)
+
+    def check_create(self, version: int | None, modified: int, tags: str = "") -> None:
         """Judge a write that makes a blob (Put Blob, Put Block List, Copy Blob): `If-None-Match: *` on one that exists
         is 409 BlobAlreadyExists, not 412."""
         if version is not None and "*" in self.none_match:
             self._check_combination()
             raise Refusal("BlobAlreadyExists")
-        self.check_write(version, modified)
+        self.check_write(version, modified, tags)
 
     def _check_combination(self) -> None:
         """Writes take one condition, or If-None-Match with If-Modified-Since, or If-Match with If-Unmodified-Since."""

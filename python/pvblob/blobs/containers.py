@@ -202,5 +202,6 @@ def reclaim(connection: sqlite3.Connection, limit: int) -> tuple[list[Run], bool
     for (name,) in staged:
         runs |= block_runs(catalog.delete_staged(connection, gone[0], name))
     if not names and not staged:
+        connection.execute("DELETE FROM tags WHERE container_id = ?", gone)
         connection.execute("DELETE FROM containers WHERE id = ?", gone)
     return list(runs), True

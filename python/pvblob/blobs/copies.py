@@ -15,7 +15,7 @@ from pvblob.blobs import block_blobs, from_url
 from pvblob.blobs.answers import Call, Refusal, answer, http_date
 from pvblob.blobs.catalog import dump_json, load_json
 from pvblob.blobs.committer import Transaction, storage_failure
-from pvblob.blobs.copy_source import COPY_SOURCE, SourceBody, source_version
+from pvblob.blobs.copy_source import COPY_SOURCE, SourceBody, copied_tags, found_source
 from pvblob.blobs.extents import Allocation
 from pvblob.blobs.layout import Block
 from pvblob.blobs.properties import metadata_of, refuse_unsupported, tier_of
@@ -45,7 +45,8 @@ async def copy_blob(store: Store, call: Call) -> Response:
     metadata, tier = dump_json(metadata_of(fields)), tier_of(fields)
     store.container_id(call)
     source_url = fields.get(COPY_SOURCE) or ""
-    source = source_version(store, call, source_url)
+    source, current = found_source(store, call, source_url)
+    tags = copied_tags(fields, current)
     sealed = (fields.get("x-ms-seal-blob") or "").lower() == "true"
     if sealed and not source.row.stream:
         raise Refusal("UnsupportedHeader", "Only append blobs are sealed.")
@@ -60,6 +61,7 @@ async def copy_blob(store: Store, call: Call) -> Response:
         lambda now: _copy_state(copy_id, source_url, source.row.size, now),
         source.row.appends if source.row.stream else None,
         sealed,
+        tags,
     )
 
     def apply(transaction: Transaction) -> Response:

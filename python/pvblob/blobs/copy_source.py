@@ -12,18 +12,33 @@ from dataclasses import dataclass
 from pvblob import _native
 from pvblob.blobs import leases
 from pvblob.blobs.answers import Call, Refusal
+from pvblob.blobs.catalog import Current
 from pvblob.blobs.conditions import Conditions
 from pvblob.blobs.segment_work import read_content, read_run, to_the_end
-from pvblob.blobs.store import Store
+from pvblob.blobs.store import Found, Store
+from pvblob.blobs.tags import TAGS, tags_of
 from pvblob.blobs.target import InvalidTarget, parse_target, split_url
 from pvblob.blobs.versions import BlobVersion
-from pvblob.http import BytesBody, FileContent, Stored
+from pvblob.http import BytesBody, Fields, FileContent, Stored
 
 COPY_SOURCE = "x-ms-copy-source"
 _STEP_BYTES = 4 << 20
 
 
 def source_version(store: Store, call: Call, source_url: str) -> BlobVersion:
+    """Return the version of the source blob: see `found_source`."""
+    return found_source(store, call, source_url).version
+
+
+def copied_tags(fields: Fields, source: Current) -> str:
+    """Return the tags of the blob to be made: the request's own, or those of the source if it says so."""
+    option = (fields.get("x-ms-copy-source-tag-option") or "replace").lower()
+    if option not in ("replace", "copy") or (option == "copy" and fields.get(TAGS)):
+        raise Refusal("InvalidHeaderValue", "x-ms-copy-source-tag-option is REPLACE, or COPY without x-ms-tags.")
+    return source.tags if option == "copy" else tags_of(fields)
+
+
+def found_source(store: Store, call: Call, source_url: str) -> Found:
     """Find the source blob, in the same account, and judge the conditions on it. Refuses; pins nothing yet."""
     try:
         _, authority, raw_target = split_url(source_url)
@@ -37,14 +52,15 @@ def source_version(store: Store, call: Call, source_url: str) -> BlobVersion:
     if target.blob is None:
         raise Refusal("InvalidHeaderValue", "x-ms-copy-source names no blob.")
     try:
-        version, current = store.find_blob(Call(call.request, target, BytesBody()))
+        found = store.find_blob(Call(call.request, target, BytesBody()))
     except Refusal:
         raise Refusal("CannotVerifyCopySource") from None
+    row, current = found.version.row, found.current
     conditions = Conditions.parse(call.fields, source=True)
     if conditions is not None:
-        conditions.check_write(version.row.version, version.row.modified, code="SourceConditionNotMet")
+        conditions.check_write(row.version, row.modified, current.tags, code="SourceConditionNotMet")
     leases.check_read(current.lease, call.fields, store.now_ms, name=leases.SOURCE_LEASE_ID)
-    return version
+    return found
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from pvblob.blobs import block_blobs
 from pvblob.blobs.answers import Call, Refusal
 from pvblob.blobs.catalog import dump_json, load_json
-from pvblob.blobs.copy_source import COPY_SOURCE, SourceBody, source_version
+from pvblob.blobs.copy_source import COPY_SOURCE, SourceBody, copied_tags, found_source, source_version
 from pvblob.blobs.properties import encode_base64, metadata_of, refuse_unsupported, settings_of, tier_of
 from pvblob.blobs.store import Store, Written
 from pvblob.blobs.structured import STRUCTURED_BODY
@@ -57,7 +57,8 @@ async def put_blob(store: Store, call: Call) -> Response:
     _check_request(call)
     metadata, settings, tier = dump_json(metadata_of(fields)), settings_of(fields, standard=False), tier_of(fields)
     store.container_id(call)
-    source = source_version(store, call, fields.get(COPY_SOURCE) or "")
+    source, current = found_source(store, call, fields.get(COPY_SOURCE) or "")
+    tags = copied_tags(fields, current)
     size = source.row.size
     if size > block_blobs.PUT_BLOB_BYTES_MAX:
         raise Refusal("RequestBodyTooLarge", f"The source has {size} bytes.")
@@ -67,7 +68,7 @@ async def put_blob(store: Store, call: Call) -> Response:
         block_blobs.check_transfer(fields, written.crc64, written.md5, SOURCE_CHECKSUMS)
     assert written.md5 is not None
     settings["content-md5"] = encode_base64(written.md5)
-    new = block_blobs.NewBlob([written.block] if written.block else [], settings, metadata, tier)
+    new = block_blobs.NewBlob([written.block] if written.block else [], settings, metadata, tier, tags=tags)
     return await block_blobs.commit_new(store, call, new, written.checksum_pairs, written.allocations)
 
 

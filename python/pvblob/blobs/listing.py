@@ -23,6 +23,7 @@ from pvblob.blobs.leases import lease_xml
 from pvblob.blobs.listing_query import decode_marker, encode_marker, page_size
 from pvblob.blobs.properties import DEFAULT_CONTENT_TYPE
 from pvblob.blobs.store import Store
+from pvblob.blobs.tags import tags_xml
 from pvblob.http import Response
 
 CHUNK = 256
@@ -60,13 +61,14 @@ class ListedRow(NamedTuple):
     lease: str
     stream: int
     sealed: int
+    tags: str
 
 
 _COMMITTED = (
     f"SELECT {', '.join(ListedRow._fields)} FROM blobs WHERE container_id = :id AND name >= :start AND name < :stop"
 )
 _UNCOMMITTED = (
-    "SELECT name, 0, 0, changed, changed, '', '', '', 0, '', '', 0, 0 FROM staged"
+    "SELECT name, 0, 0, changed, changed, '', '', '', 0, '', '', 0, 0, '' FROM staged"
     " WHERE container_id = :id AND name >= :start AND name < :stop AND NOT EXISTS"
     " (SELECT 1 FROM blobs WHERE blobs.container_id = staged.container_id AND blobs.name = staged.name)"
 )
@@ -204,9 +206,13 @@ def blob_xml(row: ListedRow, includes: frozenset[str], now_ms: int) -> str:
     )
     if row.copy and "copy" in includes:
         text += _copy_xml(load_json(row.copy))
+    if row.tags:
+        text += f"<TagCount>{len(load_json(row.tags))}</TagCount>"
     text += "</Properties>"
     if "metadata" in includes:
         text += metadata_xml(load_json(row.metadata))
+    if row.tags and "tags" in includes:
+        text += tags_xml(load_json(row.tags))
     return text + "<OrMetadata /></Blob>"
 
 

@@ -111,7 +111,7 @@ def tier_of(fields: Fields) -> str:
 
 def refuse_unsupported(fields: Fields) -> None:
     """Refuse what must not be ignored in silence when a blob is written."""
-    for name in ("x-ms-tags", "x-ms-encryption-key", "x-ms-encryption-scope"):
+    for name in ("x-ms-encryption-key", "x-ms-encryption-scope"):
         if fields.get(name):
             raise Refusal("NotImplemented", f"The header {name} is not supported.")
     for name in ("x-ms-immutability-policy-until-date", "x-ms-legal-hold", "x-ms-expiry-option", "x-ms-expiry-time"):

@@ -105,7 +105,7 @@ class Store:
             row = catalog.find_blob(self.reader, container_id, name)
             if row is not None:
                 version = self.versions.get(row.version) or self.versions.add(self._unpack(row))
-                return Found(version, catalog.Current(row.version, row.tier, row.tier_changed, row.lease, row.stream))
+                return Found(version, catalog.Current._make(getattr(row, name) for name in catalog.Current._fields))
         raise Refusal("BlobNotFound")
 
     def _unpack(self, row: catalog.BlobRow) -> BlobVersion:

@@ -90,7 +90,8 @@ class Rule:
         if access.operation not in self.operations or not _matches(access.account, self.accounts):
             return False
         if access.container is None:
-            return self.whole_accounts or access.operation not in ("read", "list")
+            spans_containers = access.operation == "list" and access.prefix is None
+            return self.whole_accounts or spans_containers or access.operation not in ("read", "list")
         if not _matches(access.container, self.containers):
             return False
         if access.prefix is not None:

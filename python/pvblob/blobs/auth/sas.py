@@ -71,7 +71,7 @@ class Token:
             return Rejection(403, "AuthorizationFailure", text, detail="No SAS of this kind allows it.")
         if self.permissions.isdisjoint(letters):
             return _mismatch("Permission", "permission", f"It needs one of '{letters}'.")
-        if "x-ms-tags" in request.fields and "t" not in self.permissions:
+        if any(name in request.fields for name in ("x-ms-tags", "x-ms-if-tags")) and "t" not in self.permissions:
             return _mismatch("Permission", "permission", "Tags need 't'.")
         return None
 
