@@ -195,11 +195,11 @@ async def test_a_closed_service_answers_503_and_close_is_idempotent(call):
 
 
 async def test_a_bug_in_one_mutation_undoes_only_that_one(call, monkeypatch, caplog):
-    from pvblob.blobs import blob_changes, service
+    from pvblob.blobs import blob_snapshots, service
 
     async def broken(store, one):
         def apply(transaction):
-            blob_changes.delete_in(transaction, one)
+            blob_snapshots.delete_in(transaction, one)
             raise KeyError("a bug after a change")
 
         return await store.commit(one, apply)

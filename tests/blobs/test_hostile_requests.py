@@ -45,6 +45,9 @@ GOOD: list[tuple[str, str, list[tuple[str, str]], bytes]] = [
     ("GET", f"{BLOB}?comp=tags", [("x-ms-if-tags", "a='b'")], b""),
     ("GET", f"{ACCOUNT}comp=blobs&where=a%3D'b'", [], b""),
     ("GET", f"{CONTAINER}&comp=blobs&where=a%3D'b'", [], b""),
+    ("PUT", f"{BLOB}?comp=snapshot", [("x-ms-meta-a", "1")], b""),
+    ("GET", f"{BLOB}?snapshot=2026-01-01T00:00:00.0000000Z", [], b""),
+    ("GET", f"{CONTAINER}&comp=list&include=snapshots", [], b""),
     ("PUT", f"{BLOB}?comp=lease", [("x-ms-lease-action", "acquire"), ("x-ms-lease-duration", "-1")], b""),
     ("PUT", f"{CONTAINER}&comp=lease", [("x-ms-lease-action", "break")], b""),
     ("DELETE", BLOB, [("if-match", "x")], b""),
@@ -55,7 +58,7 @@ FIELD_NAMES = """range x-ms-range if-match if-none-match if-modified-since x-ms-
     x-ms-lease-action x-ms-lease-duration x-ms-lease-id x-ms-proposed-lease-id x-ms-lease-break-period
     x-ms-tags x-ms-if-tags""".split()  # noqa: SIM905
 QUERY_NAMES = """comp restype prefix delimiter marker maxresults include blockid blocklisttype startfrom
-    endbefore where""".split()  # noqa: SIM905
+    endbefore where snapshot""".split()  # noqa: SIM905
 VALUES = [
     "*", '"0x1"', "true", "bytes=9999999999999999999-", "only", "https://[", "https://127.0.0.1", "1 Jan 99999", "tier",
     "multipart/mixed; boundary=", "metadata", "99999999999999999999", "http://", "Mon, 99 Jan 2001 00:00:00 GMT",

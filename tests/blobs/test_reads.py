@@ -94,8 +94,6 @@ async def test_any_version_is_accepted_and_echoed_with_the_client_request_id(blo
     [
         ("PATCH", "/con/b"),
         ("PUT", "/con/b?comp=page"),
-        ("PUT", "/con/b?comp=snapshot"),
-        ("GET", "/con/b?snapshot=2026-01-01T00:00:00.0000000Z"),
         ("GET", "/con/b?versionid=x"),
         ("POST", "/con/b?comp=query"),
         ("PUT", "/?restype=service&comp=properties"),

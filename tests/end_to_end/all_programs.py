@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from tests.end_to_end import programs_appends, programs_checksums, programs_copies, programs_leases, programs_tags
+from tests.end_to_end import (
+    programs_appends,
+    programs_checksums,
+    programs_copies,
+    programs_leases,
+    programs_snapshots,
+    programs_tags,
+)
 from tests.end_to_end.programs import PROGRAMS
 from tests.end_to_end.programs_aio import ASYNC_PROGRAMS
 
@@ -13,5 +20,6 @@ __all__ = [
     "programs_checksums",
     "programs_copies",
     "programs_leases",
+    "programs_snapshots",
     "programs_tags",
 ]

@@ -42,6 +42,7 @@ NAMES = {
     "break_leases",
     "lease_a_container",
     "append_lines",
+    "take_snapshots",
 }
 
 

@@ -82,6 +82,7 @@ ERRORS: dict[str, tuple[int, str]] = {
     "OutOfRangeQueryParameterValue": (400, "A query parameter specified in the request URI is out of range."),
     "RequestBodyTooLarge": (413, "The request body is too large and exceeds the maximum permissible limit."),
     "ServerBusy": (503, "The server is currently unable to receive requests. Please retry your request."),
+    "SnapshotsPresent": (409, "This operation is not permitted while the blob has snapshots."),
     "SourceConditionNotMet": (412, "The source condition specified using HTTP conditional header(s) is not met."),
     "UnsatisfiableCondition": (400, "The request includes an unsatisfiable condition for this operation."),
     "UnsupportedHeader": (400, "One of the HTTP headers specified in the request is not supported."),

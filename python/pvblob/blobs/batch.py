@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from pvblob.blobs import blob_changes
+from pvblob.blobs import blob_changes, blob_snapshots
 from pvblob.blobs.answers import Call, Refusal, answer, invalid_target, refuse
 from pvblob.blobs.committer import Transaction
 from pvblob.blobs.store import Store
@@ -23,7 +23,7 @@ SUB_REQUESTS_MAX = 256
 BATCH_BYTES_MAX = 4 << 20
 
 _OPERATIONS: dict[tuple[str, str | None], Callable[[Transaction, Call], Response]] = {
-    ("DELETE", None): blob_changes.delete_in,
+    ("DELETE", None): blob_snapshots.delete_in,
     ("PUT", "tier"): blob_changes.set_tier_in,
 }
 
@@ -142,7 +142,8 @@ def _apply(transaction: Transaction, outer: Call, part: SubRequest) -> Response:
     try:
         call = Call(request, sub_target(outer.target, request), BytesBody())
         operation = _OPERATIONS.get((request.method, call.target.query.get("comp")))
-        if operation is None or call.target.blob is None:
+        on_snapshot = request.method != "DELETE" and call.target.query.get("snapshot")
+        if operation is None or call.target.blob is None or on_snapshot or call.target.query.get("versionid"):
             raise Refusal("NotImplemented", "A batch may hold Delete Blob and Set Blob Tier.")
         response = operation(own, call)
         transaction.freed.extend(own.freed)

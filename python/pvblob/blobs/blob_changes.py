@@ -1,6 +1,6 @@
-"""Changes of a blob that leave its bytes alone, and its end: metadata, content settings, tier, delete.
+"""Changes of a blob that leave its bytes alone: metadata, content settings, tier.
 
-Source: Azure REST, "Set Blob Metadata", "Set Blob Properties", "Set Blob Tier", "Delete Blob".
+Source: Azure REST, "Set Blob Metadata", "Set Blob Properties", "Set Blob Tier".
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from collections.abc import Callable
 
 from pvblob.blobs import catalog, leases
 from pvblob.blobs.answers import Call, Refusal, answer
-from pvblob.blobs.block_blobs import take_blocks, written_pairs
+from pvblob.blobs.block_blobs import written_pairs
 from pvblob.blobs.catalog import BlobRow, dump_json
 from pvblob.blobs.committer import Transaction
 from pvblob.blobs.conditions import Conditions
-from pvblob.blobs.extents import block_runs
 from pvblob.blobs.properties import has_settings, metadata_of, refuse_unsupported, settings_of, tier_of
 from pvblob.blobs.store import Store, container_in
 from pvblob.http import Response
@@ -86,26 +85,3 @@ def set_tier_in(transaction: Transaction, call: Call) -> Response:
     assert call.target.blob is not None
     transaction.write_tier(container_id, call.target.blob, tier)
     return answer(call.request, 200)
-
-
-async def delete_blob(store: Store, call: Call) -> Response:
-    """Delete Blob: 202; its uncommitted blocks go with it."""
-    return await store.commit(call, lambda transaction: delete_in(transaction, call))
-
-
-def delete_in(transaction: Transaction, call: Call) -> Response:
-    """Delete a blob inside a transaction: shared with Blob Batch."""
-    refuse_unsupported(call.fields)
-    snapshots = (call.fields.get("x-ms-delete-snapshots") or "include").lower()
-    if snapshots not in ("include", "only"):
-        raise Refusal("InvalidHeaderValue", "x-ms-delete-snapshots is include or only.")
-    container_id = container_in(transaction, call).id
-    row = existing_blob(transaction, call, container_id)
-    if snapshots == "include":  # "only" deletes the snapshots, of which there are none, and the blob stays
-        assert call.target.blob is not None
-        transaction.delete_blob(container_id, call.target.blob)
-        catalog.index_tags(transaction.connection, container_id, call.target.blob, row.tags, "")
-        gone = block_runs(take_blocks(transaction, row))
-        gone |= block_runs(catalog.delete_staged(transaction.connection, container_id, call.target.blob))
-        transaction.freed.extend(gone)
-    return answer(call.request, 202, [("x-ms-delete-type-permanent", "true")])

@@ -46,10 +46,11 @@ def readable(store: Store, call: Call) -> Readable:
         conditions.check_read(version.row.version, version.row.modified, current.tags)
     lease, now_ms = current.lease, store.now_ms
     leases.check_read(lease, fields, now_ms)
-    pairs = [*version.get_pairs, *leases.lease_pairs(lease, now_ms)]
+    is_snapshot = bool(call.target.query.get("snapshot"))
+    pairs = [*version.get_pairs, *(() if is_snapshot else leases.lease_pairs(lease, now_ms))]
     if current.tags:
         pairs.append(("x-ms-tag-count", str(len(load_json(current.tags)))))
-    return Readable(version, current, pairs, not leases.changes_by_itself(lease, now_ms))
+    return Readable(version, current, pairs, not (is_snapshot or leases.changes_by_itself(lease, now_ms)))
 
 
 async def get_blob(store: Store, call: Call) -> Response:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pvblob import _native
-from pvblob.blobs import catalog, leases, streams, structured
+from pvblob.blobs import catalog, leases, snapshots, streams, structured
 from pvblob.blobs.answers import Call, Pairs, Refusal, answer, answer_xml, etag, http_date
 from pvblob.blobs.block_list_xml import Entry, decode_block_id, parse_block_list
 from pvblob.blobs.catalog import BlobRow, dump_json
@@ -159,18 +159,13 @@ def create_blob(transaction: Transaction, call: Call, container_id: int, old: Bl
     )
     gone = block_runs(catalog.delete_staged(transaction.connection, container_id, name))
     if old is not None:
-        gone |= block_runs(take_blocks(transaction, old))
+        gone |= snapshots.unshared_by(transaction.connection, container_id, name, old)
     if is_stream:
         streams.extend(transaction.connection, version, new.blocks)
     transaction.write_blob(container_id, name, row)
     catalog.index_tags(transaction.connection, container_id, name, "" if old is None else old.tags, new.tags)
     transaction.freed.extend(gone - block_runs(new.blocks))
     return row
-
-
-def take_blocks(transaction: Transaction, row: BlobRow) -> list[Block]:
-    """Return the blocks of a blob whose row is about to go; its stream goes now."""
-    return streams.delete(transaction.connection, row.stream) if row.stream else unpack(row.layout)
 
 
 def written_pairs(row: BlobRow) -> Pairs:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from pvblob.blobs.layout import Block
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 _SCHEMA_1 = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -64,7 +64,16 @@ CREATE TABLE tags (
     PRIMARY KEY (container_id, key, value, name)) WITHOUT ROWID;
 """
 
-_MIGRATIONS: dict[int, str] = {0: _SCHEMA_1, 1: _SCHEMA_2, 2: _SCHEMA_3, 3: _SCHEMA_4}
+_SCHEMA_5 = """
+CREATE TABLE snapshots (
+    container_id INTEGER NOT NULL, name BLOB NOT NULL, snapshot INTEGER NOT NULL,
+    version INTEGER NOT NULL, size INTEGER NOT NULL, created INTEGER NOT NULL, modified INTEGER NOT NULL,
+    settings TEXT NOT NULL, metadata TEXT NOT NULL, tier TEXT NOT NULL, tier_changed INTEGER NOT NULL,
+    copy TEXT NOT NULL, layout BLOB NOT NULL, lease TEXT NOT NULL, stream INTEGER NOT NULL, appends INTEGER NOT NULL,
+    sealed INTEGER NOT NULL, tags TEXT NOT NULL, PRIMARY KEY (container_id, name, snapshot)) WITHOUT ROWID;
+"""
+
+_MIGRATIONS: dict[int, str] = {0: _SCHEMA_1, 1: _SCHEMA_2, 2: _SCHEMA_3, 3: _SCHEMA_4, 4: _SCHEMA_5}
 
 
 class ContainerRow(NamedTuple):
@@ -286,8 +295,9 @@ def _block(row: tuple[int, int, int, bytes, bytes]) -> Block:
 
 
 def every_layout(connection: sqlite3.Connection) -> Iterator[tuple[int, bytes, bytes]]:
-    """Yield (container id, name, packed layout) of every committed blob."""
-    yield from connection.execute("SELECT container_id, name, layout FROM blobs")
+    """Yield (container id, name, packed layout) of every committed blob and every snapshot."""
+    for table in ("blobs", "snapshots"):
+        yield from connection.execute(f"SELECT container_id, name, layout FROM {table}")
 
 
 def every_block(connection: sqlite3.Connection) -> Iterator[tuple[int, bytes, Block]]:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import sqlite3
 from xml.sax.saxutils import escape
 
-from pvblob.blobs import catalog, leases, streams
+from pvblob.blobs import catalog, leases, snapshots
 from pvblob.blobs.answers import Call, Pairs, Refusal, answer, answer_xml, etag, http_date
 from pvblob.blobs.catalog import ContainerRow, dump_json, load_json
 from pvblob.blobs.committer import Transaction
 from pvblob.blobs.conditions import Conditions
 from pvblob.blobs.extents import Run, block_runs
-from pvblob.blobs.layout import unpack
 from pvblob.blobs.listing_query import decode_marker, encode_marker, page_size
 from pvblob.blobs.properties import metadata_of, metadata_pairs
 from pvblob.blobs.store import Store, container_in
@@ -193,10 +192,12 @@ def reclaim(connection: sqlite3.Connection, limit: int) -> tuple[list[Run], bool
     if gone is None:
         return [], False
     runs: set[Run] = set()
-    blobs = connection.execute("SELECT name, layout, stream FROM blobs WHERE container_id = ? LIMIT ?", (*gone, limit))
+    blobs = connection.execute("SELECT name FROM blobs WHERE container_id = ? LIMIT ?", (*gone, limit))
     names = blobs.fetchall()
-    for name, layout, stream in names:
-        runs |= block_runs(streams.delete(connection, stream) if stream else unpack(layout))
+    for (name,) in names:
+        row = catalog.find_blob(connection, gone[0], name)
+        assert row is not None
+        runs |= snapshots.delete_all(connection, gone[0], name, row) | snapshots.unshared(connection, row, None, None)
         catalog.delete_blob(connection, gone[0], name)
     staged = connection.execute("SELECT name FROM staged WHERE container_id = ? LIMIT ?", (*gone, limit)).fetchall()
     for (name,) in staged:

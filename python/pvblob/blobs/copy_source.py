@@ -45,8 +45,8 @@ def found_source(store: Store, call: Call, source_url: str) -> Found:
         target = parse_target(authority, raw_target)
     except InvalidTarget as error:
         raise Refusal("InvalidHeaderValue", f"x-ms-copy-source: {error}") from None
-    if target.query.get("snapshot") or target.query.get("versionid"):
-        raise Refusal("NotImplemented", "Copying snapshots and versions is not supported.")
+    if target.query.get("versionid"):
+        raise Refusal("NotImplemented", "Copying versions is not supported.")
     if target.account != call.target.account:
         raise Refusal("NotImplemented", "Copying from another account is not supported.")
     if target.blob is None:

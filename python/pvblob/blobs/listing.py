@@ -21,12 +21,14 @@ from pvblob.blobs.catalog import load_json
 from pvblob.blobs.containers import endpoint, metadata_xml
 from pvblob.blobs.leases import lease_xml
 from pvblob.blobs.listing_query import decode_marker, encode_marker, page_size
+from pvblob.blobs.moments import moment_text
 from pvblob.blobs.properties import DEFAULT_CONTENT_TYPE
 from pvblob.blobs.store import Store
 from pvblob.blobs.tags import tags_xml
 from pvblob.http import Response
 
 CHUNK = 256
+_BEHIND_A_SNAPSHOT = b"\xff"  # begins no name
 _AFTER_EVERY_NAME = b"\xff"  # no UTF-8 text holds this byte
 _INCLUDES = frozenset(
     {
@@ -62,13 +64,20 @@ class ListedRow(NamedTuple):
     stream: int
     sealed: int
     tags: str
+    snapshot: int
 
 
+_COLUMNS = ", ".join(ListedRow._fields[:-1])
+_BASE = (1 << 63) - 1  # the blob itself comes after its snapshots
 _COMMITTED = (
-    f"SELECT {', '.join(ListedRow._fields)} FROM blobs WHERE container_id = :id AND name >= :start AND name < :stop"
+    f"SELECT {_COLUMNS}, {_BASE} AS snapshot FROM blobs WHERE container_id = :id AND name >= :start AND name < :stop"
+)
+_SNAPSHOTS = (
+    f"SELECT {_COLUMNS}, snapshot FROM snapshots WHERE container_id = :id AND name >= :start AND name < :stop"
+    " AND (name > :start OR snapshot > :after)"
 )
 _UNCOMMITTED = (
-    "SELECT name, 0, 0, changed, changed, '', '', '', 0, '', '', 0, 0, '' FROM staged"
+    f"SELECT name, 0, 0, changed, changed, '', '', '', 0, '', '', 0, 0, '', {_BASE} FROM staged"
     " WHERE container_id = :id AND name >= :start AND name < :stop AND NOT EXISTS"
     " (SELECT 1 FROM blobs WHERE blobs.container_id = staged.container_id AND blobs.name = staged.name)"
 )
@@ -76,7 +85,8 @@ _UNCOMMITTED = (
 
 @dataclass(slots=True)
 class Page:
-    """One page being gathered. cursor: the name at which the next chunk begins; entries: finished XML."""
+    """One page being gathered. cursor: the name at which the next chunk begins, behind its snapshot *after* if that is
+    not -1; entries: finished XML."""
 
     container_id: int
     prefix: bytes
@@ -86,15 +96,14 @@ class Page:
     limit: int
     includes: frozenset[str]
     now_ms: int
+    after: int = -1
     entries: list[str] = field(default_factory=list)
     complete: bool = False
 
     def gather(self, connection: sqlite3.Connection) -> None:
         """Add up to CHUNK entries from one query; a common prefix ends the chunk, as the names under it are skipped."""
-        query = _COMMITTED if "uncommittedblobs" not in self.includes else f"{_COMMITTED} UNION ALL {_UNCOMMITTED}"
         wanted = min(CHUNK, self.limit - len(self.entries))
-        parameters = {"id": self.container_id, "start": self.cursor, "stop": self.stop, "limit": wanted}
-        found = connection.execute(f"{query} ORDER BY name LIMIT :limit", parameters)
+        found = self._query(connection, wanted)
         count = 0
         for row in map(ListedRow._make, found):
             count += 1
@@ -102,20 +111,36 @@ class Page:
             if common is not None:
                 found.close()
                 self.entries.append(f"<BlobPrefix>{name_xml(common)}</BlobPrefix>")
-                self.cursor = successor(common)
+                self.cursor, self.after = successor(common), -1
                 return
             self.entries.append(blob_xml(row, self.includes, self.now_ms))
-            self.cursor = row.name + b"\0"
+            if "snapshots" in self.includes and row.snapshot != _BASE:
+                self.cursor, self.after = row.name, row.snapshot
+            else:
+                self.cursor, self.after = row.name + b"\0", -1
         self.complete = count < wanted
 
-    def next_name(self, connection: sqlite3.Connection) -> bytes | None:
-        """Return the name the next page begins at, or None when this page reaches the end."""
-        if self.complete:
-            return None
-        query = _COMMITTED if "uncommittedblobs" not in self.includes else f"{_COMMITTED} UNION ALL {_UNCOMMITTED}"
-        parameters = {"id": self.container_id, "start": self.cursor, "stop": self.stop}
-        row = connection.execute(f"{query} ORDER BY name LIMIT 1", parameters).fetchone()
-        return None if row is None else row[0]
+    def _query(self, connection: sqlite3.Connection, limit: int) -> sqlite3.Cursor:
+        queries = [_COMMITTED]
+        if "uncommittedblobs" in self.includes:
+            queries.append(_UNCOMMITTED)
+        order = "name"
+        if "snapshots" in self.includes:
+            queries.append(_SNAPSHOTS)
+            order = "name, snapshot"
+        parameters = {"id": self.container_id, "start": self.cursor, "stop": self.stop, "limit": limit}
+        text = f"{' UNION ALL '.join(queries)} ORDER BY {order} LIMIT :limit"
+        return connection.execute(text, {**parameters, "after": self.after})
+
+    def next_marker(self, connection: sqlite3.Connection) -> str:
+        """Return the marker at which the next page begins, or "" when this page reaches the end."""
+        row = None if self.complete else self._query(connection, 1).fetchone()
+        if row is None:
+            return ""
+        name: bytes = row[0]
+        if name != self.cursor or self.after < 0:
+            return encode_marker(name)
+        return encode_marker(_BEHIND_A_SNAPSHOT + self.after.to_bytes(8, "big") + name)
 
     def _common_prefix(self, name: bytes) -> bytes | None:
         if not self.delimiter:
@@ -132,7 +157,6 @@ async def list_blobs(store: Store, call: Call) -> Response:
         page.gather(store.reader)
         if len(page.entries) >= CHUNK:
             await asyncio.sleep(0)
-    following = page.next_name(store.reader)
     parts = [
         f'<EnumerationResults ServiceEndpoint="{endpoint(call)}" ContainerName="{escape(call.target.container or "")}">'
     ]
@@ -146,8 +170,7 @@ async def list_blobs(store: Store, call: Call) -> Response:
             parts.append(f"<{name}>{text_xml(query[key])}</{name}>")
     parts.append(f"<MaxResults>{page.limit}</MaxResults><Blobs>")
     parts += page.entries
-    marker = "" if following is None else encode_marker(following)
-    parts.append(f"</Blobs><NextMarker>{marker}</NextMarker></EnumerationResults>")
+    parts.append(f"</Blobs><NextMarker>{page.next_marker(store.reader)}</NextMarker></EnumerationResults>")
     return answer_xml(call.request, 200, "".join(parts))
 
 
@@ -158,21 +181,31 @@ def _page(store: Store, call: Call) -> Page:
         # `permissions` is asked by clients that look for a hierarchical namespace; this account has none.
         raise Refusal("InvalidQueryParameterValue", f"include={','.join(sorted(includes - _INCLUDES))[:64]}.")
     prefix = query.get("prefix", "").encode("utf-8", "surrogateescape")
-    marker = decode_marker(query["marker"]) if query.get("marker") else b""
+    marker, after = _place(query.get("marker", ""))
     start_from = query.get("startfrom", "").encode("utf-8", "surrogateescape")
     stop = successor(prefix)
     if query.get("endbefore"):
         stop = min(stop, query["endbefore"].encode("utf-8", "surrogateescape"))
+    cursor = max(prefix, start_from, marker)
     return Page(
         container_id=store.container_id(call),
         prefix=prefix,
         delimiter=query.get("delimiter", "").encode("utf-8", "surrogateescape"),
-        cursor=max(prefix, start_from, marker),
+        cursor=cursor,
+        after=after if cursor == marker else -1,
         stop=stop,
         limit=page_size(query),
         includes=includes,
         now_ms=store.now_ms,
     )
+
+
+def _place(text: str) -> tuple[bytes, int]:
+    """Read a marker: the name a page begins at, and the snapshot of it that came last, -1 if none did."""
+    marker = decode_marker(text) if text else b""
+    if not marker.startswith(_BEHIND_A_SNAPSHOT):
+        return marker, -1
+    return marker[9:], int.from_bytes(marker[1:9], "big") & _BASE
 
 
 def successor(prefix: bytes) -> bytes:
@@ -197,11 +230,12 @@ def name_xml(name: bytes) -> str:
 def blob_xml(row: ListedRow, includes: frozenset[str], now_ms: int) -> str:
     """Format one blob."""
     settings = load_json(row.settings)
+    snapshot = f"<Snapshot>{moment_text(row.snapshot)}</Snapshot>" if 0 < row.snapshot < _BASE else ""
     text = (
-        f"<Blob>{name_xml(row.name)}<Properties><Creation-Time>{http_date(row.created)}</Creation-Time>"
+        f"<Blob>{name_xml(row.name)}{snapshot}<Properties><Creation-Time>{http_date(row.created)}</Creation-Time>"
         f"<Last-Modified>{http_date(row.modified)}</Last-Modified><Etag>0x{row.version:X}</Etag>"
         f"<Content-Length>{row.size}</Content-Length>{''.join(_settings_xml(settings))}"
-        f"{_type_xml(row)}{lease_xml(row.lease, now_ms)}"
+        f"{_type_xml(row)}{'' if snapshot else lease_xml(row.lease, now_ms)}"
         "<ServerEncrypted>true</ServerEncrypted>"
     )
     if row.copy and "copy" in includes:

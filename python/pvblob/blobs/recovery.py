@@ -166,8 +166,9 @@ def _owner(connection: sqlite3.Connection, number: int) -> str:
             (container,) = connection.execute("SELECT name FROM containers WHERE id = ?", (container_id,)).fetchone()
             return f"blob {container}/{name.decode('utf-8', 'replace')}"
     query = (
-        "SELECT containers.name, blobs.name FROM appended JOIN blobs USING (stream)"
-        " JOIN containers ON containers.id = container_id WHERE segment = ? LIMIT 1"
+        "SELECT c.name, b.name FROM appended a JOIN (SELECT stream, container_id, name FROM blobs"
+        " UNION ALL SELECT stream, container_id, name FROM snapshots) b ON b.stream = a.stream"
+        " JOIN containers c ON c.id = b.container_id WHERE a.segment = ? LIMIT 1"
     )
     for container, name in connection.execute(query, (number,)):
         return f"blob {container}/{name.decode('utf-8', 'replace')}"

@@ -23,6 +23,7 @@ from pvblob.blobs import (
     batch,
     blob_changes,
     blob_reads,
+    blob_snapshots,
     blob_tags,
     block_blobs,
     catalog,
@@ -88,10 +89,17 @@ OPERATIONS: dict[Key, Operation] = {
     ("PUT", "blob", None, "properties"): Operation(blob_changes.set_properties, changes=True),
     ("PUT", "blob", None, "tier"): Operation(blob_changes.set_tier, changes=True),
     ("PUT", "blob", None, "appendblock"): Operation(append_blobs.append_block, changes=True),
+    ("PUT", "blob", None, "snapshot"): Operation(blob_snapshots.snapshot_blob, changes=True),
     ("PUT", "blob", None, "tags"): Operation(blob_tags.set_tags, changes=True),
     ("PUT", "blob", None, "seal"): Operation(append_blobs.seal, changes=True),
     ("PUT", "blob", None, "lease"): Operation(lease_actions.lease_blob, changes=True),
-    ("DELETE", "blob", None, None): Operation(blob_changes.delete_blob, changes=True),
+    ("DELETE", "blob", None, None): Operation(blob_snapshots.delete_blob, changes=True),
+}
+
+# (method, comp) of what is done to a blob and may be done to a snapshot.
+OF_SNAPSHOTS = {
+    ("DELETE", None),
+    *((method, comp) for method in ("GET", "HEAD") for comp in (None, "metadata", "tags")),
 }
 
 
@@ -102,8 +110,10 @@ def find_operation(method: str, target: Target) -> Operation:
     if not query:
         operation = OPERATIONS.get((method, level, None, None))
     else:
-        if query.get("snapshot") or query.get("versionid"):
-            raise Refusal("NotImplemented", "Snapshots and versions are not supported.")
+        if query.get("versionid"):
+            raise Refusal("NotImplemented", "Versions are not supported.")
+        if query.get("snapshot") and (method, query.get("comp") or None) not in OF_SNAPSHOTS:
+            raise Refusal("InvalidQueryParameterValue", "A snapshot is read, copied or deleted, and nothing else.")
         operation = OPERATIONS.get((method, level, query.get("restype"), query.get("comp") or None))
     if operation is None:
         kind = f"restype={query.get('restype')}, comp={query.get('comp')}"

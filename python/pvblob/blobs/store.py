@@ -12,12 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pvblob.blobs import catalog
+from pvblob.blobs import catalog, snapshots
 from pvblob.blobs.answers import Call, Pairs, Refusal
 from pvblob.blobs.committer import Committer, Mutation, Transaction, storage_failure
 from pvblob.blobs.extents import Allocation, Extents
 from pvblob.blobs.generations import Generations
 from pvblob.blobs.layout import Block
+from pvblob.blobs.moments import parse_moment
 from pvblob.blobs.properties import encode_base64, encode_crc64
 from pvblob.blobs.streams import StreamCache
 from pvblob.blobs.versions import BlobVersion, VersionCache
@@ -95,18 +96,22 @@ class Store:
     def find_blob(self, call: Call) -> Found:
         """Return the committed blob a request names. Refuses when blob or container do not exist."""
         container_id = self.container_id(call)
-        name = call.target.blob
+        name, snapshot = call.target.blob, call.target.query.get("snapshot")
         assert name is not None
+        if snapshot:
+            return self._find(snapshots.find(self.reader, container_id, name, parse_moment(snapshot)))
         current = catalog.find_current(self.reader, container_id, name)
         if current is not None:
             version = self.versions.get(current.version)
             if version is not None:
                 return Found(version, current)
-            row = catalog.find_blob(self.reader, container_id, name)
-            if row is not None:
-                version = self.versions.get(row.version) or self.versions.add(self._unpack(row))
-                return Found(version, catalog.Current._make(getattr(row, name) for name in catalog.Current._fields))
-        raise Refusal("BlobNotFound")
+        return self._find(catalog.find_blob(self.reader, container_id, name) if current is not None else None)
+
+    def _find(self, row: catalog.BlobRow | None) -> Found:
+        if row is None:
+            raise Refusal("BlobNotFound")
+        version = self.versions.get(row.version) or self.versions.add(self._unpack(row))
+        return Found(version, catalog.Current._make(getattr(row, name) for name in catalog.Current._fields))
 
     def _unpack(self, row: catalog.BlobRow) -> BlobVersion:
         if not row.stream:
