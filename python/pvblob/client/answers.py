@@ -135,6 +135,12 @@ def appended(answer: Answer, request: Request) -> int | None:
     return int(answer.fields.get("x-ms-blob-append-offset") or 0)
 
 
+def lease_id(answer: Answer, request: Request) -> str:
+    """Read an answer to Lease Blob or Lease Container: the id of the lease."""
+    check(answer, request)
+    return answer.fields.get("x-ms-lease-id") or ""
+
+
 def landed(offset: int | None, blob: str) -> int:
     """Return *offset*; None is NotFound: the blob was deleted between its creation and the append."""
     if offset is None:

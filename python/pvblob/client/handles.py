@@ -10,6 +10,9 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pvblob.client.leases import AsyncHeldLease, HeldLease
+from pvblob.client.operations import INFINITE
+
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
@@ -64,6 +67,19 @@ class BlobHandle:
         """See `Client.delete`."""
         return self.client.delete(self.container, self.name, missing_ok=missing_ok)
 
+    def lease(self, duration_s: int = INFINITE) -> HeldLease[BlobHandle]:
+        """Take a lease of 15 to 60 seconds, or one without end, so that nobody else can change or delete the blob.
+
+        It is let go at the end of a `with`, or when it has lasted. Raises Conflict while somebody else has it;
+        NotFound. Source: Azure REST, "Lease Blob", "Lease Container".
+        """
+        return HeldLease.acquire(self, duration_s)
+
+    @property
+    def place(self) -> tuple[str, str | None]:
+        """The names of the container and of the blob in it."""
+        return self.container, self.name
+
 
 @dataclass(frozen=True, slots=True)
 class ContainerHandle:
@@ -91,6 +107,19 @@ class ContainerHandle:
     def list(self, prefix: str = "", delimiter: str | None = None) -> Iterator[BlobProperties | BlobPrefix]:
         """See `Client.list`."""
         return self.client.list(self.name, prefix, delimiter)
+
+    def lease(self, duration_s: int = INFINITE) -> HeldLease[ContainerHandle]:
+        """Take a lease of 15 to 60 seconds, or one without end, so that nobody else can delete the container.
+
+        It is let go at the end of a `with`, or when it has lasted. Raises Conflict while somebody else has it;
+        NotFound. Source: Azure REST, "Lease Blob", "Lease Container".
+        """
+        return HeldLease.acquire(self, duration_s)
+
+    @property
+    def place(self) -> tuple[str, str | None]:
+        """The names of the container and of the blob in it."""
+        return self.name, None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +167,19 @@ class AsyncBlobHandle:
         """See `Client.delete`."""
         return await self.client.delete(self.container, self.name, missing_ok=missing_ok)
 
+    async def lease(self, duration_s: int = INFINITE) -> AsyncHeldLease[AsyncBlobHandle]:
+        """Take a lease of 15 to 60 seconds, or one without end, so that nobody else can change or delete the blob.
+
+        It is let go at the end of a `with`, or when it has lasted. Raises Conflict while somebody else has it;
+        NotFound. Source: Azure REST, "Lease Blob", "Lease Container".
+        """
+        return await AsyncHeldLease.acquire(self, duration_s)
+
+    @property
+    def place(self) -> tuple[str, str | None]:
+        """The names of the container and of the blob in it."""
+        return self.container, self.name
+
 
 @dataclass(frozen=True, slots=True)
 class AsyncContainerHandle:
@@ -165,3 +207,16 @@ class AsyncContainerHandle:
     def list(self, prefix: str = "", delimiter: str | None = None) -> AsyncIterator[BlobProperties | BlobPrefix]:
         """See `Client.list`."""
         return self.client.list(self.name, prefix, delimiter)
+
+    async def lease(self, duration_s: int = INFINITE) -> AsyncHeldLease[AsyncContainerHandle]:
+        """Take a lease of 15 to 60 seconds, or one without end, so that nobody else can delete the container.
+
+        It is let go at the end of a `with`, or when it has lasted. Raises Conflict while somebody else has it;
+        NotFound. Source: Azure REST, "Lease Blob", "Lease Container".
+        """
+        return await AsyncHeldLease.acquire(self, duration_s)
+
+    @property
+    def place(self) -> tuple[str, str | None]:
+        """The names of the container and of the blob in it."""
+        return self.name, None

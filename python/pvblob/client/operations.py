@@ -32,6 +32,7 @@ Pairs = list[tuple[str, str]]
 DEVELOPMENT_ACCOUNT = "devstoreaccount1"
 STREAM_BYTES = 8 << 20
 APPEND_BYTES_MAX = 100 << 20
+INFINITE = -1
 SERVICE_VERSION = "2026-06-06"
 _VERSION = ("x-ms-version", SERVICE_VERSION)
 
@@ -197,6 +198,17 @@ class Operations:
         request = self._request("POST", target, [("content-type", f"multipart/mixed; boundary={boundary}")])
         return Call(request, partial(batch.failures, request=request, blobs=blobs), body)
 
+    def lease(self, container: str, blob: str | None, action: str, duration_s: int = INFINITE) -> Call[str]:
+        """Lease Blob, or (blob None) Lease Container; the value is the lease's id, "" of one that is released."""
+        place = (
+            f"{container_target(container)}?restype=container&" if blob is None else f"{blob_target(container, blob)}?"
+        )
+        fields = [("x-ms-lease-action", action)]
+        if action == "acquire":
+            fields.append(("x-ms-lease-duration", str(duration_s)))
+        request = self._request("PUT", f"{place}comp=lease", fields)
+        return Call(request, lambda answer: answers.lease_id(answer, request))
+
     # ---- listing ----------------------------------------------------------------------------------------------------
 
     def list_blobs(self, container: str, query: Mapping[str, str | None], marker: str) -> Call[BlobPage]:
@@ -244,6 +256,19 @@ class Operations:
             return True
 
         return Call(request, interpret)
+
+
+class LeasedOperations(Operations):
+    """Builds calls that carry a lease: of every request but those for content."""
+
+    __slots__ = ("_lease_id",)
+
+    def __init__(self, account: str, lease_id: str) -> None:
+        super().__init__(account)
+        self._lease_id = lease_id
+
+    def _request(self, method: str, target: str, fields: Pairs) -> Request:
+        return super()._request(method, target, [*fields, ("x-ms-lease-id", self._lease_id)])
 
 
 class WriteOptions(NamedTuple):
