@@ -1,16 +1,18 @@
 """Set Blob Tags, Get Blob Tags, Find Blobs by Tags. Tags change without a new version: ETag and Last-Modified stay.
 
-A search goes over the index of the account's tags, by container and name, a page at a time; a page is one query.
+A search goes over the index of the account's tags by container and name, a page at a time, each in a thread.
 Source: Azure REST, "Set Blob Tags", "Get Blob Tags", "Find Blobs by Tags", "Find Blobs by Tags in Container".
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import sqlite3
 from xml.sax.saxutils import escape
 
 from pvblob import _native
-from pvblob.blobs import block_blobs
+from pvblob.blobs import block_blobs, catalog
 from pvblob.blobs.answers import Call, Refusal, answer, answer_xml
 from pvblob.blobs.blob_changes import existing_blob
 from pvblob.blobs.blob_reads import readable
@@ -19,6 +21,7 @@ from pvblob.blobs.committer import Transaction
 from pvblob.blobs.containers import endpoint
 from pvblob.blobs.listing import name_xml
 from pvblob.blobs.listing_query import decode_marker, encode_marker, page_size
+from pvblob.blobs.segment_work import to_the_end
 from pvblob.blobs.store import Store, container_in
 from pvblob.blobs.tag_expressions import CONTAINER, Comparison, parse_search
 from pvblob.blobs.tags import TAGS_BYTES_MAX, parse_tags, tags_xml
@@ -50,7 +53,7 @@ def get_tags(store: Store, call: Call) -> Response:
     return answer_xml(call.request, 200, tags_xml(load_json(readable(store, call).current.tags)))
 
 
-def find_blobs(store: Store, call: Call) -> Response:
+async def find_blobs(store: Store, call: Call) -> Response:
     """Find Blobs by Tags, in the account or in one container: the blobs with the tags that the search names."""
     query = call.target.query
     where = query.get("where", "")
@@ -62,7 +65,11 @@ def find_blobs(store: Store, call: Call) -> Response:
         store.container_id(call)
         containers.append(call.target.container)
     sought = [one for one in comparisons if one.key != CONTAINER]
-    rows = _search(store, call.target.account, containers, sought, query.get("marker", ""), limit + 1)
+    place = _place(query.get("marker", ""))
+    async with store.searches:  # it may look at every tag there is, and the event loop must not wait for that
+        with contextlib.closing(catalog.beside(store.reader)) as connection:
+            account = call.target.account
+            rows = await to_the_end(lambda: _search(connection, account, containers, sought, place, limit + 1))
     following = encode_marker(b"\0".join((rows[limit][0].encode(), rows[limit][1]))) if len(rows) > limit else ""
     keys = {one.key for one in sought}
     parts = [f'<EnumerationResults ServiceEndpoint="{endpoint(call)}"><Where>{escape(where)}</Where><Blobs>']
@@ -74,16 +81,20 @@ def find_blobs(store: Store, call: Call) -> Response:
 
 
 def _search(
-    store: Store, account: str, containers: list[str], sought: list[Comparison], marker: str, limit: int
+    connection: sqlite3.Connection,
+    account: str,
+    containers: list[str],
+    sought: list[Comparison],
+    place: tuple[str, bytes],
+    limit: int,
 ) -> list[tuple[str, bytes, str]]:
-    """Return (container, name, tags) of up to *limit* blobs from *marker* on, by container and name."""
-    container, _, name = (decode_marker(marker) if marker else b"").partition(b"\0")
+    """Return (container, name, tags) of up to *limit* blobs from *place* on, by container and name."""
     text = (
         "SELECT DISTINCT c.name, b.name, b.tags FROM containers c JOIN tags t ON t.container_id = c.id AND t.key = ?"
         f" AND t.value {sought[0].operator} ? JOIN blobs b ON b.container_id = c.id AND b.name = t.name"
         " WHERE c.account = ? AND c.deleted = 0 AND (c.name, b.name) >= (?, ?)"
     )
-    parameters: list[object] = [sought[0].key, sought[0].value, account, container.decode("utf-8", "replace"), name]
+    parameters: list[object] = [sought[0].key, sought[0].value, account, *place]
     for one in containers:
         text += " AND c.name = ?"
         parameters.append(one)
@@ -94,5 +105,10 @@ def _search(
             f" AND o.value {one_more.operator} ? AND o.name = t.name)"
         )
         parameters += [one_more.key, one_more.value]
-    rows = store.reader.execute(f"{text} ORDER BY c.name, b.name LIMIT ?", [*parameters, limit])
-    return rows.fetchall()
+    return connection.execute(f"{text} ORDER BY c.name, b.name LIMIT ?", [*parameters, limit]).fetchall()
+
+
+def _place(marker: str) -> tuple[str, bytes]:
+    """Read a marker: the container and the name that a page begins at."""
+    container, _, name = (decode_marker(marker) if marker else b"").partition(b"\0")
+    return container.decode("utf-8", "replace"), name

@@ -139,6 +139,14 @@ def connect(path: Path, *, durable: bool) -> sqlite3.Connection:
     return connection
 
 
+def beside(connection: sqlite3.Connection) -> sqlite3.Connection:
+    """Open another connection to the same catalog, which only reads, for work off the event loop."""
+    (_, _, path) = connection.execute("PRAGMA database_list").fetchone()
+    opened = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    opened.execute("PRAGMA query_only = ON")
+    return opened
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring the schema to SCHEMA_VERSION, one transaction per step. ValueError: it is newer than this program."""
     (found,) = connection.execute("PRAGMA user_version").fetchone()

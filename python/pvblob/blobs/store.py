@@ -6,6 +6,7 @@ Handlers get a `Store` and a `Call`. Reads use `find_blob` inline; writes put by
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from pvblob.blobs.versions import BlobVersion, VersionCache
 from pvblob.http import Body, Observed, Response, Stored
 
 CONTAINER_CACHE_MAX = 4096
+SEARCHES_MAX = 2
 
 
 class Found(NamedTuple):
@@ -53,7 +55,10 @@ class Written:
 
 @dataclass(slots=True)
 class Store:
-    """The open store, used on one event loop. reader: the loop's own connection; clock: seconds since 1970."""
+    """The open store, used on one event loop. reader: the loop's own connection; clock: seconds since 1970.
+
+    searches: how many searches may run in threads at a time; it leaves threads to who reads and copies.
+    """
 
     reader: sqlite3.Connection
     extents: Extents
@@ -62,6 +67,7 @@ class Store:
     clock: Callable[[], float] = time.time
     versions: VersionCache = field(default_factory=VersionCache)
     streams: StreamCache = field(default_factory=StreamCache)
+    searches: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SEARCHES_MAX))
     container_ids: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def container(self, call: Call) -> catalog.ContainerRow:
