@@ -64,9 +64,15 @@ class Writer:
         await asyncio.gather(*[self._work(number) for number in range(WORKERS)])
 
     async def _send(
-        self, method: str, target: str, body: bytes = b"", once: OnceKey | None = None, kind: str = "BlockBlob"
+        self,
+        method: str,
+        target: str,
+        body: bytes = b"",
+        once: OnceKey | None = None,
+        kind: str = "BlockBlob",
+        snapshots: str = "include",
     ) -> str:
-        fields = Fields([("x-ms-blob-type", kind)])
+        fields = Fields([("x-ms-blob-type", kind), ("x-ms-delete-snapshots", snapshots)])
         request = Request(method, "https", "acct.blob.x", target, fields, once)
         response = await self._service.execute(request, BytesBody(body))
         assert response.status in (200, 201, 202, 404, 409), (method, target, response)
@@ -78,10 +84,19 @@ class Writer:
                 await self._log(f"w{number}-log")
             else:
                 await self._change(f"w{number}-{self._chance.randrange(5)}")
+            if self._chance.random() < 0.2:
+                await self._snapshot(f"w{number}-{self._chance.choice(['0', '1', '2', 'log'])}")
             if self._chance.random() < 0.05:
                 store = self._service._store
                 assert store is not None
                 await asyncio.to_thread(store.extents.punch_idle, 4096)
+
+    async def _snapshot(self, name: str) -> None:
+        """Let snapshots share a blob's runs, or end: the blob stays as it is, and nothing leaks."""
+        if self._chance.random() < 0.7:
+            await self._send("PUT", f"/con/{name}?comp=snapshot")
+        else:
+            await self._send("DELETE", f"/con/{name}", snapshots="only")
 
     async def _log(self, name: str) -> None:
         """Begin an append blob anew, or append to it."""
