@@ -135,6 +135,50 @@ def test_an_account_sas_opens_what_its_permissions_and_resource_types_say(
     assert code_of(lambda: blob.upload_blob(b"x")) == "AuthorizationPermissionMismatch"
 
 
+def test_a_sas_that_adds_appends_and_neither_reads_nor_overwrites(connect: Connect, box: ContainerClient) -> None:
+    log = box.get_blob_client("log")
+    log.create_append_blob()
+    adds = connect(container_sas(box, "a")).get_blob_client(box.container_name, "log")
+    adds.append_block(b"line")
+    for other in (adds.download_blob, adds.create_append_blob, adds.create_snapshot, adds.acquire_lease):
+        assert code_of(other) == "AuthorizationPermissionMismatch"
+    assert log.download_blob().readall() == b"line"
+
+
+def test_tags_and_searches_need_permissions_of_their_own(connect: Connect, box: ContainerClient) -> None:
+    def opened(permission: str) -> ContainerClient:
+        return connect(container_sas(box, permission)).get_container_client(box.container_name)
+
+    mismatch = "AuthorizationPermissionMismatch"
+    opened("t").get_blob_client("a").set_blob_tags({"k": "v"})
+    assert opened("t").get_blob_client("a").get_blob_tags() == {"k": "v"}
+    assert [one.name for one in opened("f").find_blobs_by_tags("\"k\"='v'")] == ["a"]
+    others = opened("rwdlac").get_blob_client("a")
+    assert code_of(others.get_blob_tags) == mismatch
+    assert code_of(lambda: others.set_blob_tags({})) == mismatch
+    assert code_of(lambda: others.upload_blob(b"x", overwrite=True, tags={"k": "w"})) == mismatch
+    assert code_of(lambda: others.download_blob(if_tags_match_condition="\"k\"='v'")) == mismatch
+    assert code_of(lambda: list(opened("rwdlact").find_blobs_by_tags("\"k\"='v'"))) == mismatch
+
+
+def test_leases_need_the_right_to_write(connect: Connect, box: ContainerClient) -> None:
+    reads = connect(container_sas(box, "rl")).get_blob_client(box.container_name, "a")
+    assert code_of(reads.acquire_lease) == "AuthorizationPermissionMismatch"
+    lease = connect(container_sas(box, "w")).get_blob_client(box.container_name, "a").acquire_lease()
+    assert reads.download_blob(lease=lease).readall() == b"content of a"
+
+
+def test_a_sas_for_a_blob_opens_its_snapshots_only_where_it_says_so(connect: Connect, box: ContainerClient) -> None:
+    moment = box.get_blob_client("a").create_snapshot()["snapshot"]
+    box.upload_blob("a", b"later", overwrite=True)
+    inside = connect(container_sas(box, "r")).get_blob_client(box.container_name, "a", snapshot=moment)
+    assert inside.download_blob().readall() == b"content of a"
+    alone = connect(blob_sas(box, "a", "r", snapshot=moment)).get_blob_client(box.container_name, "a", snapshot=moment)
+    assert alone.download_blob().readall() == b"content of a"
+    base = connect(blob_sas(box, "a", "r")).get_blob_client(box.container_name, "a", snapshot=moment)
+    assert code_of(base.download_blob) == "AuthenticationFailed"
+
+
 def test_a_container_sas_reads_and_lists_its_container_and_no_other(connect: Connect, box: ContainerClient) -> None:
     service = connect(container_sas(box, "rl"))
     its_box = service.get_container_client(box.container_name)
