@@ -8,7 +8,7 @@ import random
 import pytest
 
 from pvblob.vsp.budget import Shares
-from pvblob.vsp.turnstile import ALONE_AFTER, Turnstile
+from pvblob.vsp.turnstile import Turnstile
 
 
 async def turns(count: int) -> None:
@@ -23,7 +23,7 @@ async def pass_through(turnstile: Turnstile, guest: int, order: list[int]) -> No
 
 
 async def test_a_late_guest_is_let_in_before_the_rest_of_a_long_queue() -> None:
-    turnstile = Turnstile(Shares(64, 1 << 30), entries_per_turn=4)
+    turnstile = Turnstile(Shares(64, 1 << 30))
     order: list[int] = []
 
     async def request(guest: int) -> None:
@@ -32,15 +32,15 @@ async def test_a_late_guest_is_let_in_before_the_rest_of_a_long_queue() -> None:
     async with asyncio.TaskGroup() as group:
         for _ in range(50):
             group.create_task(request(1))
-        await turns(10)
-        assert 0 < len(order) < 40
+        await turns(20)
         seen = len(order)
+        assert 0 < seen <= 20, "one for each turn of the loop"
         group.create_task(request(2))
-    assert 2 in order[seen : seen + 4]
+    assert 2 in order[seen : seen + 2]
 
 
 async def test_a_guest_that_has_nothing_else_there_enters_at_once_but_only_once_per_turn() -> None:
-    turnstile = Turnstile(Shares(64, 1 << 30), entries_per_turn=4)
+    turnstile = Turnstile(Shares(64, 1 << 30))
     order: list[int] = []
 
     async def request(guest: int) -> None:
@@ -55,29 +55,8 @@ async def test_a_guest_that_has_nothing_else_there_enters_at_once_but_only_once_
     assert sorted(order) == [1] * 20 + [2]
 
 
-async def test_a_guest_is_not_alone_while_another_one_comes_and_goes_at_once() -> None:
-    turnstile = Turnstile(Shares(10_000, 1 << 30), entries_per_turn=50)
-    entered = 0
-
-    async def request(guest: int) -> None:
-        nonlocal entered
-        await turnstile.enter(guest, 0)
-        entered += 1
-        if guest == 2:
-            turnstile.leave(guest, 0)
-
-    flood = [asyncio.create_task(request(1)) for _ in range(1000)]
-    await turns(ALONE_AFTER + 20)
-    assert entered > ALONE_AFTER + 300
-    await request(2)
-    before = entered
-    await turns(ALONE_AFTER // 2)
-    assert entered - before <= ALONE_AFTER // 2 + 1
-    await asyncio.gather(*flood)
-
-
-async def test_a_guest_alone_is_let_in_faster() -> None:
-    turnstile = Turnstile(Shares(10_000, 1 << 30), entries_per_turn=50)
+async def test_a_guest_that_is_alone_is_let_in_no_faster_for_nobody_knows_who_comes_next() -> None:
+    turnstile = Turnstile(Shares(10_000, 1 << 30))
     entered = 0
 
     async def request() -> None:
@@ -86,10 +65,8 @@ async def test_a_guest_alone_is_let_in_faster() -> None:
         entered += 1
 
     tasks = [asyncio.create_task(request()) for _ in range(1000)]
-    await turns(ALONE_AFTER)
-    assert entered <= ALONE_AFTER
-    await turns(20)
-    assert entered > ALONE_AFTER + 300
+    await turns(500)
+    assert 400 < entered <= 500
     await asyncio.gather(*tasks)
     assert turnstile.running == 1000
 
@@ -97,7 +74,7 @@ async def test_a_guest_alone_is_let_in_faster() -> None:
 @pytest.mark.parametrize("seed", range(10))
 async def test_cancelling_at_any_moment_loses_no_place(seed: int) -> None:
     chance = random.Random(seed)
-    turnstile = Turnstile(Shares(4, 1000), entries_per_turn=2)
+    turnstile = Turnstile(Shares(4, 1000))
 
     async def request(guest: int, size_bytes: int) -> None:
         await turnstile.enter(guest, size_bytes)

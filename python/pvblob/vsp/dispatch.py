@@ -36,10 +36,9 @@ from pvblob.vsp.turnstile import Turnstile
 log = logging.getLogger("pvblob.vsp")
 
 EVENTS_PER_TURN = 256
-# Requests that begin to run per turn of the loop: what another guest that arrives meanwhile waits for at most.
-STARTS_PER_TURN = 4
-# Requests of one guest taken per turn of the loop. No more than can begin to run: the rest costs less where it waits.
-EVENTS_PER_GUEST = STARTS_PER_TURN
+# Requests of one guest taken per turn of the loop: no more than the turnstile lets in. Each costs the loop about as
+# much as an answer does, and another guest's request that comes meanwhile waits for all of them.
+EVENTS_PER_GUEST = 1
 _STATUS = _native.HRESULT
 _READS = frozenset({"GET", "HEAD"})
 
@@ -107,16 +106,16 @@ class Dispatcher:
         self._engine = engine
         # Twice the threads, of which one guest may take half: it keeps all of them busy, and another's turn is next.
         movers: Shares[int] = Shares(2 * threads, limits.body_bytes_running_max)
-        self._pool = BodyPool(executor, Turnstile(movers, weight_of=self._weight_of))
+        self._pool = BodyPool(executor, Turnstile(movers, self._weight_of))
         self._timeout_s_max = timeout_s_max
         self._on_channel_failed = on_channel_failed
         self._loop = asyncio.get_running_loop()
         self._guests: dict[int, GuestContext] = {}
         self._running: dict[int, _Running] = {}
         running: Shares[int] = Shares(limits.requests_running_max, limits.body_bytes_running_max)
-        self.turnstile = Turnstile(running, STARTS_PER_TURN, self._weight_of)
+        self.turnstile = Turnstile(running, self._weight_of)
         filling: Shares[int] = Shares(limits.requests_running_max, limits.fill_bytes_max)
-        self._delivery = Delivery(Turnstile(filling, weight_of=self._weight_of))
+        self._delivery = Delivery(Turnstile(filling, self._weight_of))
         self.spent = Spent(limits)
         self.offload = Offload(engine)
         self.counters = Counters()

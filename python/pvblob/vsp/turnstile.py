@@ -1,9 +1,8 @@
 """Waiting for one's turn on an event loop: `FairQueue` for coroutines.
 
-Belongs to one loop. Cancelling whoever waits withdraws it. Few are let in per turn of the loop, one for each guest that
-is active, so that a request which arrives meanwhile is seen before the rest of a long queue has been served. A guest
-that has been alone for a while gets `entries_per_turn`: turns cost, and nobody else waits. A guest that has nothing
-else here enters at once, once per turn of the loop: it is its turn whenever it comes.
+Belongs to one loop. Cancelling whoever waits withdraws it. One is let in per turn of the loop, so that a request which
+arrives meanwhile waits for one at most, and not for the rest of a long queue; turns cost too little to let in more. A
+guest that has nothing else here enters at once, once per turn of the loop: it is its turn whenever it comes.
 """
 
 from __future__ import annotations
@@ -13,8 +12,6 @@ from collections.abc import Callable
 
 from pvblob.vsp.budget import FairQueue, Shares
 
-ALONE_AFTER = 100  # entries of one guest in a row
-
 
 class Turnstile:
     """Lets in coroutines of many guests (named by a number), in fair turns and within *shares*.
@@ -22,19 +19,11 @@ class Turnstile:
     weight_of: as for `FairQueue`.
     """
 
-    def __init__(
-        self,
-        shares: Shares[int],
-        entries_per_turn: int | None = None,
-        weight_of: Callable[[int], float] = lambda _guest: 1.0,
-    ) -> None:
+    def __init__(self, shares: Shares[int], weight_of: Callable[[int], float] = lambda _guest: 1.0) -> None:
         self._loop = asyncio.get_running_loop()
         self._queue: FairQueue[int, asyncio.Future[None]] = FairQueue(shares, weight_of)
-        self._entries_per_turn = entries_per_turn or shares.count_max
         self._scheduled = False
         self._at_once: set[int] = set()  # who has entered without waiting in this turn of the loop
-        self._last: int | None = None
-        self._streak = 0  # how many entries in a row were the same guest's
 
     async def enter(self, guest: int, size_bytes: int) -> None:
         """Wait for the turn of *guest*; the caller owes `leave` when this returns, and nothing when it raises."""
@@ -42,7 +31,6 @@ class Turnstile:
             if not self._at_once:
                 self._loop.call_soon(self._at_once.clear)
             self._at_once.add(guest)
-            self._let(guest)
             return
         entry = self._loop.create_future()
         self._queue.put(guest, entry, size_bytes)
@@ -66,21 +54,14 @@ class Turnstile:
 
     def _let_in(self) -> None:
         self._scheduled = False
-        alone = self._streak > ALONE_AFTER
-        for _ in range(self._entries_per_turn if alone else min(self._entries_per_turn, self._queue.guests)):
-            taken = self._queue.take()
-            if taken is None:
-                return
-            guest, entry, _ = taken
-            self._let(guest)
-            if not entry.done():  # else cancelled in this very turn; its `enter` finds it taken and leaves
-                entry.set_result(None)
+        taken = self._queue.take()
+        if taken is None:
+            return
+        _, entry, _ = taken
+        if not entry.done():  # else cancelled in this very turn; its `enter` finds it taken and leaves
+            entry.set_result(None)
         if len(self._queue):
             self._schedule()
-
-    def _let(self, guest: int) -> None:
-        self._streak = self._streak + 1 if guest == self._last else 0
-        self._last = guest
 
     @property
     def running(self) -> int:
