@@ -491,6 +491,12 @@ class HostEngine:
     def queued(self, key: int) -> int:
         """Return how many requests and cancels of a channel wait to be taken."""
 
+    def waiting(self, limit: int) -> tuple[int, list[HostRequest]]:
+        """Return how many requests wait to be taken, and the first *limit* of them, channel by channel."""
+
+    def hits(self, key: int) -> tuple[int, int] | None:
+        """Return how many of a channel's requests entries answered and their bytes; None: there is no such channel."""
+
     def open_channel(
         self,
         key: int,

@@ -61,6 +61,8 @@ def test_status_names_guests_channels_rings_counters_and_offload(serving: Servin
     assert (guest["pid"], guest["uid"], guest["entry"]) == (os.getpid(), os.geteuid(), "me")
     assert (guest["lent_bytes_max"], guest["requests_in_flight_max"]) == (64 << 20, 32)
     assert 0 < guest["lent_bytes"] <= 64 << 20
+    assert 0 < guest["offload_hits"] <= state["offload"]["hits"]
+    assert guest["offload_bytes"] == guest["offload_hits"] * 10_000
     (channel,) = guest["channels"]
     assert channel["from_guest"]["size"] > channel["from_guest"]["used"] >= 0
     assert channel["to_guest"]["size"] > 0
@@ -134,7 +136,7 @@ def test_pending_requests_are_shown_as_the_driver_s_debugfs_file_shows_them(serv
     done = pvblob("status", "--pending", "--socket", serving.socket)
     assert done.stdout == (
         "List of pending requests\n"
-        "UUID request_len response_len data_len data_valid request_buffer response_buffer data_buffer\n"
+        "UUID request_len response_len data_len data_valid request_buffer response_buffer data_buffer state\n"
     )
 
 
@@ -169,6 +171,9 @@ def test_metrics_count_requests_bytes_latencies_and_what_was_refused(serving: Se
     assert grown("pvblob_commit_batch_size_sum") == 1
     assert after["pvblob_guests", ()] == 1
     assert after["pvblob_lent_bytes", ()] > 0
+    assert after["pvblob_requests_queued", ()] == 0
+    answered = after["pvblob_offload_hits_total", ()]
+    assert after["pvblob_entry_offload_hits_total", (("entry", "me"),)] == answered, "also of guests that have gone"
     assert after["pvblob_offload_hits_total", ()] + after["pvblob_offload_misses_total", ()] > 0
 
 
@@ -190,8 +195,10 @@ def test_the_http_front_is_counted_in_status_and_metrics(tmp_path: Path) -> None
 
 
 def test_metrics_have_no_label_that_a_guest_could_multiply(serving: Serving, client: Client) -> None:
-    labels = {label for _, labels in scrape(serving.ready["metrics"]) for label, _ in labels}
-    assert labels <= {"via", "operation", "status", "le"}
+    samples = scrape(serving.ready["metrics"])
+    assert {label for _, labels in samples for label, _ in labels} <= {"via", "operation", "status", "le", "entry"}
+    entries = {value for _, labels in samples for label, value in labels if label == "entry"}
+    assert entries == {"me"}, "as many as the policy has, not as many as there are guests"
 
 
 def test_a_metrics_address_that_is_taken_is_one_clear_line(serving: Serving, tmp_path: Path) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from pvblob import Client
 from pvblob.http import Body, Fields, Request, Response
+from pvblob.vsc.device import Completion, Device
+from pvblob.vsp.budget import Limits
 from pvblob.vsp.status import PENDING_COLUMNS, pending_text, snapshot, uuid_text
 from tests.conftest import GateBackend, LiveHost
 
@@ -38,7 +41,8 @@ def test_a_request_in_flight_is_shown_with_its_lengths_and_guest_addresses(
     assert state["guests"][0]["channels"][0]["in_flight"] == 1
     head, columns, line = pending_text(state).splitlines()
     assert head == "List of pending requests"
-    assert columns == " ".join(PENDING_COLUMNS)
+    assert columns == " ".join((*PENDING_COLUMNS, "state"))
+    assert line.endswith(" running")
     assert line.split(" ")[1:5] == [
         str(request[name]) for name in ("request_len", "response_len", "data_len", "data_valid")
     ]
@@ -77,6 +81,69 @@ def test_a_piece_of_an_upload_that_waits_to_be_stored_is_a_request_in_flight(
     assert 0 < request["data_valid"] < size
     assert request["age_s"] >= 0
     assert len(pending_text(state).splitlines()) == 3
+
+
+class Looking:
+    """A backend whose first request holds the loop, then looks at the host; the rest wait for the end."""
+
+    def __init__(self) -> None:
+        self.host: Any = None
+        self.began = threading.Event()
+        self.go_on = threading.Event()
+        self.ending = asyncio.Event()
+        self.state: Any = None
+
+    async def execute(self, request: Request, body: Body) -> Response:
+        if request.target == "/look":
+            self.began.set()
+            assert self.go_on.wait(30)
+            self.state = snapshot(self.host, {})
+        else:
+            await self.ending.wait()
+        return Response(200, Fields([("content-length", "0")]), b"")
+
+
+def begin(device: Device, target: str, count: int) -> list[Completion]:
+    envelope = device.allocate(8192)
+    length = envelope.write_request("GET", "https", "devstoreaccount1.blob.core.windows.net", target, [], 4096)
+    request = envelope.slice(0, length)
+    return [device.submit(request, device.allocate(4096), None, guid=os.urandom(16)) for _ in range(count)]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    for _ in range(3000):
+        if condition():
+            return
+        threading.Event().wait(0.01)
+    raise AssertionError("it does not come about")
+
+
+def states(state: Any) -> Counter[str]:
+    return Counter(request["state"] for request in state["requests"])
+
+
+def test_requests_that_python_has_not_taken_or_not_let_in_are_shown_too(make_host: Callable[..., LiveHost]) -> None:
+    backend = Looking()
+    host = make_host(backend)
+    backend.host = host.host
+    device = Device.open(host.socket_path)
+    sent = begin(device, "/look", 1)
+    assert backend.began.wait(30)
+    sent += begin(device, "/wait", 100)
+    until(lambda: host.host.engine.waiting(0)[0] == 100)
+    backend.go_on.set()
+    sent[0].wait()
+    assert states(backend.state) == {"running": 1, "queued": 100}
+    assert backend.state["requests_in_flight"] == 101
+    assert len(pending_text(backend.state).splitlines()) == 2 + 101
+    assert pending_text(backend.state).splitlines()[-1].endswith(" queued")
+    until(lambda: host.host.engine.waiting(0)[0] == 0)
+    alone = Limits().requests_running_max // 2
+    expected = {"running": alone, "waiting": 100 - alone}
+    until(lambda: host.call(lambda: states(snapshot(host.host, {}))) == expected)
+    host.call(backend.ending.set)
+    assert all(one.wait()[0] == 0 for one in sent[1:])
+    device.close()
 
 
 def test_a_uuid_is_printed_in_stored_byte_order() -> None:

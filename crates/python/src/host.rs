@@ -120,6 +120,18 @@ impl HostEngine {
         self.engine.events().queued(key)
     }
 
+    /// (how many requests wait to be taken, the first `limit` of them).
+    fn waiting(slf: &Bound<'_, Self>, limit: usize) -> (usize, Vec<HostRequest>) {
+        let (count, requests) = slf.get().engine.events().requests(limit);
+        let shown = requests.into_iter().map(|inner| HostRequest { inner, engine: slf.clone().unbind() });
+        (count, shown.collect())
+    }
+
+    /// (requests of a channel that entries answered, their bytes); None when there is no such channel.
+    fn hits(&self, key: u64) -> Option<(u64, u64)> {
+        self.engine.hits(key).map(Into::into)
+    }
+
     /// Opens a channel; returns (eventfd, socket) for the guest, the caller's to close.
     #[expect(clippy::too_many_arguments, reason = "what the control plane knows of a channel; Python names it")]
     #[pyo3(signature = (key, memory, host_page, pfns, downstream, credits, scope=None))]

@@ -99,16 +99,16 @@ def _table(title: str, *columns: str) -> Table:
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
     for column in columns:
-        table.add_column(column, justify="left" if column in ("entry", "cgroup", "UUID", "name") else "right")
+        table.add_column(column, justify="left" if column in ("entry", "cgroup", "UUID", "name", "state") else "right")
     return table
 
 
 def _guests(state: dict[str, Any]) -> Table:
-    columns = ("pid", "uid", "entry", "mode", "cgroup", "lent", "channel", "in flight", "queued", "ring in")
-    table = _table(f"Guests: {len(state['guests'])}", *columns, "ring out", "kept", "uploads")
+    columns = ("pid", "uid", "entry", "mode", "cgroup", "lent", "hits", "channel", "in flight", "queued")
+    table = _table(f"Guests: {len(state['guests'])}", *columns, "ring in", "ring out", "kept", "uploads")
     for guest in state["guests"]:
         who = [guest["pid"], guest["uid"], guest["entry"], guest["mode"], guest["cgroup"] or "-"]
-        who.append(output.size_text(guest["lent_bytes"]))
+        who += [output.size_text(guest["lent_bytes"]), f"{guest['offload_hits']:,}"]
         for channel in guest["channels"] or [{}]:
             rings = [_ring(channel.get(ring)) for ring in ("from_guest", "to_guest")]
             activity = [channel.get(name, "-") for name in ("relid", "in_flight", "queued")]
@@ -122,7 +122,8 @@ def _ring(ring: dict[str, int] | None) -> str:
 
 
 def _requests(state: dict[str, Any]) -> Table:
-    columns = ("pid", "age_s", *(column for column in state["requests"][0] if column not in ("pid", "age_s")))
+    first = ("pid", "age_s", "state")
+    columns = (*first, *(column for column in state["requests"][0] if column not in first))
     table = _table(f"Requests in flight: {state['requests_in_flight']}", *columns)
     for request in state["requests"]:
         table.add_row(*(_cell(request[column]) for column in columns))

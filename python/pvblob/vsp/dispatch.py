@@ -65,14 +65,19 @@ class _Running:
     began_s: float
     task: asyncio.Task[None]
     deadline: asyncio.TimerHandle
+    is_let_in: bool = False  # else it waits for its guest's turn
     status: int = _STATUS["CANCELLED"]  # what to say if the task ends by cancellation
 
 
 class InFlight(NamedTuple):
-    """A request that has no completion yet. age_s: since it was taken off the ring."""
+    """A request that has no completion yet. age_s: since it was taken off the ring.
+
+    state: "queued" in its channel's lane, "waiting" for its guest's turn, "running", or "storing" a piece of an upload.
+    """
 
     request: _native.HostRequest
     age_s: float
+    state: str
 
 
 @dataclass(slots=True)
@@ -190,11 +195,12 @@ class Dispatcher:
         """Yield the requests that Python holds, the oldest first; then pieces of uploads that wait to be stored."""
         now_s = self._loop.time()
         for running in self._running.values():
-            yield InFlight(running.request, now_s - running.began_s)
+            state = "running" if running.is_let_in else "waiting"
+            yield InFlight(running.request, now_s - running.began_s, state)
         for context in self._guests.values():
             for piece in context.continuations.waiting():
                 if piece.id not in self._running:
-                    yield InFlight(piece, piece.age_s)
+                    yield InFlight(piece, piece.age_s, "storing")
 
     def activity(self, channel: int) -> dict[str, int]:
         """Return what a channel has begun and not finished, by name; queued: requests and cancels not yet taken."""
@@ -261,6 +267,7 @@ class Dispatcher:
         channel, size_bytes = request.channel, request.data_valid
         try:
             await self.turnstile.enter(channel, size_bytes)
+            self._running[request.id].is_let_in = True
             try:
                 await self._execute(context, request, timeout_s)
             finally:

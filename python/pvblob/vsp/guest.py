@@ -78,6 +78,7 @@ class GuestConnection:
         self._unloading = False
         self._host_page = _native.HostPage()
         self.channels: dict[int, int] = {}
+        self._hits_before = (0, 0)  # of channels that are closed
         self._loop = asyncio.get_running_loop()
         self._pidfd: int | None = None
         self.ended = False
@@ -139,6 +140,7 @@ class GuestConnection:
         Rights and shares change in place. What the guest was offered it reckons with, so where that changes the device
         is withdrawn: the guest connects again at its next call and is offered the new limits.
         """
+        self.count_hits()  # what was answered until now, counts for the entry until now
         if not self.backend.reconsider():
             return False
         limits = self._limits
@@ -153,6 +155,17 @@ class GuestConnection:
         """Withdraw what was offered under other limits; not from a guest that is connecting: it opens first."""
         if not self.ended and _limits_of(self.backend, self._services.limits) != self.limits:
             self.rescind()
+
+    def count_hits(self) -> tuple[int, int]:
+        """Return what the data plane has answered this guest by itself: requests and bytes."""
+        hits = self._services.dispatcher.offload.hits
+        channels = [hits.look(key, self._entry_name) for key in self.channels.values()]
+        requests, size_bytes = zip(self._hits_before, *channels, strict=True)
+        return sum(requests), sum(size_bytes)
+
+    @property
+    def _entry_name(self) -> str:
+        return self.backend.entry.name if self.backend.entry else ""
 
     @property
     def _limits(self) -> GuestLimits:
@@ -347,6 +360,8 @@ class GuestConnection:
     def _close_channel(self, relid: int) -> None:
         key = self.channels.pop(relid, None)
         if key is not None:
+            requests, size_bytes = self._services.dispatcher.offload.hits.close(key, self._entry_name)
+            self._hits_before = (self._hits_before[0] + requests, self._hits_before[1] + size_bytes)
             self._services.channel_failed.pop(key, None)
             self._services.engine.close_channel(key)
             self._lent.give_rings(key)

@@ -2,7 +2,7 @@
 
 `Metrics` is the guard's `Observer` and a Prometheus collector; `MetricsServer` answers `GET /metrics` on the host's own
 loop, so a scrape never sees half an update. No label comes from a guest: their number is a gauge, their names are in
-`pvblob status`. The names are listed in docs/operations.md.
+`pvblob status`, and what each may be told apart by is its policy entry. The names are listed in docs/operations.md.
 """
 
 from __future__ import annotations
@@ -109,7 +109,22 @@ class Metrics(Collector):
         in_flight = sum(1 for _ in host.dispatcher.in_flight())
         yield GaugeMetricFamily("pvblob_requests_in_flight", "Requests that Python holds.", value=in_flight)
         yield from _families("pvblob", counters(host), "see pvblob status")
+        queued, _ = host.engine.waiting(0)
+        yield GaugeMetricFamily("pvblob_requests_queued", "Requests that Python has not taken yet.", value=queued)
+        yield from _hits_by_entry(host)
         yield from _families("pvblob_offload", host.engine.offload_counters(), "requests answered by the data plane")
+
+
+def _hits_by_entry(host: Host) -> Iterable[Metric]:
+    """Return the data plane's answers by policy entry: the policy bounds the number of labels, no guest does."""
+    for guest in host.connections:
+        guest.count_hits()
+    hits = CounterMetricFamily("pvblob_entry_offload_hits", "Requests the data plane answered.", labels=["entry"])
+    sizes = CounterMetricFamily("pvblob_entry_offload_bytes", "Bytes of those answers.", labels=["entry"])
+    for entry, (requests, size_bytes) in host.dispatcher.offload.hits.by_entry.items():
+        hits.add_metric([entry], requests)
+        sizes.add_metric([entry], size_bytes)
+    return hits, sizes
 
 
 def _families(prefix: str, values: Mapping[str, int], text: str) -> Iterable[Metric]:

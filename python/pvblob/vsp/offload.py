@@ -28,11 +28,38 @@ class Ruling(NamedTuple):
     policy: Observed
 
 
+class Hits:
+    """What the data plane has answered by itself: (requests, bytes) of each channel, and their sums by policy entry.
+
+    The sums never become less: they outlive channels, and an entry keeps what its guests had when they got another.
+    """
+
+    def __init__(self, engine: _native.HostEngine) -> None:
+        self._engine = engine
+        self._seen: dict[int, tuple[int, int]] = {}
+        self.by_entry: dict[str, tuple[int, int]] = {}
+
+    def look(self, channel: int, entry: str) -> tuple[int, int]:
+        """Return (requests, bytes) of an open channel; what is new since the last look counts for *entry*."""
+        seen = self._seen.get(channel, (0, 0))
+        now = self._seen[channel] = self._engine.hits(channel) or seen
+        requests, size_bytes = self.by_entry.get(entry, (0, 0))
+        self.by_entry[entry] = (requests + now[0] - seen[0], size_bytes + now[1] - seen[1])
+        return now
+
+    def close(self, channel: int, entry: str) -> tuple[int, int]:
+        """Look for the last time, before the engine closes the channel."""
+        last = self.look(channel, entry)
+        del self._seen[channel]
+        return last
+
+
 class Offload:
     """The entries of one engine, as the control plane sees them."""
 
     def __init__(self, engine: _native.HostEngine) -> None:
         self._engine = engine
+        self.hits = Hits(engine)
         # By token: what is released, and the generations, which their store keeps only while somebody refers to them.
         self._pinned: dict[int, tuple[FileContent, tuple[Observed, ...]]] = {}
         self._tokens = itertools.count(1)

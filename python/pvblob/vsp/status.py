@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from pvblob.vsp.dispatch import InFlight
+
 if TYPE_CHECKING:
-    from pvblob.vsp.dispatch import InFlight
     from pvblob.vsp.guest import GuestConnection
     from pvblob.vsp.host import Host
 
@@ -35,6 +36,8 @@ PENDING_COLUMNS = (
 def snapshot(host: Host, about: Mapping[str, Any]) -> dict[str, Any]:
     """Return the state of *host* as a JSON object; *about* says what only its caller knows (store, front, …)."""
     requests = list(host.dispatcher.in_flight())
+    queued, shown = host.engine.waiting(max(0, REQUESTS_SHOWN_MAX - len(requests)))
+    requests += (InFlight(request, request.age_s, "queued") for request in shown)
     pids = {channel: guest.pid for guest in host.connections for channel in guest.channels.values()}
     return {
         "format": FORMAT,
@@ -45,7 +48,7 @@ def snapshot(host: Host, about: Mapping[str, Any]) -> dict[str, Any]:
         "sockets": [str(path) for path in host.sockets],
         "policy": host.guard.policy.source,
         "guests": [_guest(host, guest) for guest in host.connections],
-        "requests_in_flight": len(requests),
+        "requests_in_flight": len(requests) + queued - len(shown),
         "requests": [_request(one, pids.get(one.request.channel)) for one in requests[:REQUESTS_SHOWN_MAX]],
         "counters": counters(host),
         "offload": host.engine.offload_counters(),
@@ -73,6 +76,7 @@ def counters(host: Host) -> dict[str, int]:
 
 def _guest(host: Host, guest: GuestConnection) -> dict[str, Any]:
     who, entry = guest.backend.guest, guest.backend.entry
+    hits, hit_bytes = guest.count_hits()
     return {
         "pid": who.pid,
         "uid": who.uid,
@@ -83,6 +87,8 @@ def _guest(host: Host, guest: GuestConnection) -> dict[str, Any]:
         "entry": entry.name if entry else None,
         "mode": entry.mode if entry else None,
         "lent_bytes": guest.lent_bytes,
+        "offload_hits": hits,
+        "offload_bytes": hit_bytes,
         "lent_bytes_max": guest.limits.lent_bytes_max,
         "requests_in_flight_max": guest.limits.requests_in_flight_max,
         "channels": [_channel(host, relid, key) for relid, key in guest.channels.items()],
@@ -112,7 +118,8 @@ def _request(one: InFlight, pid: int | None) -> dict[str, Any]:
         f"{response_gpa:x}",
         f"{data_gpa:x}",
     )
-    return {**dict(zip(PENDING_COLUMNS, values, strict=True)), "pid": pid, "age_s": round(one.age_s, 3)}
+    about = {"state": one.state, "pid": pid, "age_s": round(one.age_s, 3)}
+    return {**dict(zip(PENDING_COLUMNS, values, strict=True)), **about}
 
 
 def uuid_text(guid: bytes) -> str:
@@ -122,7 +129,11 @@ def uuid_text(guid: bytes) -> str:
 
 
 def pending_text(state: Mapping[str, Any]) -> str:
-    """Return the requests of a snapshot as the driver's debugfs file `pending_requests` shows them."""
-    lines = ["List of pending requests", " ".join(PENDING_COLUMNS)]
-    lines += [" ".join(str(request[column]) for column in PENDING_COLUMNS) for request in state["requests"]]
+    """Return a snapshot's requests as the driver's debugfs file `pending_requests` shows them, and where each is.
+
+    The driver's columns come first and as they are; the last one, `state`, is ours.
+    """
+    columns = (*PENDING_COLUMNS, "state")
+    lines = ["List of pending requests", " ".join(columns)]
+    lines += [" ".join(str(request[column]) for column in columns) for request in state["requests"]]
     return "\n".join(lines) + "\n"

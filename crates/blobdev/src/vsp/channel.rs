@@ -98,6 +98,8 @@ pub struct HostChannel {
     packets: AtomicU64,
     /// Bytes that the last turn with packets moved inline; changed like `packets`.
     moved: AtomicU64,
+    /// Requests that entries have answered, and the bytes of those; changed by whoever holds `receiving`.
+    hits: [AtomicU64; 2],
     bell: HostDoorbell,
     poller: Arc<Poller>,
     closed: AtomicBool,
@@ -131,6 +133,7 @@ impl HostChannel {
             runs: AtomicUsize::new(0),
             packets: AtomicU64::new(0),
             moved: AtomicU64::new(0),
+            hits: Default::default(),
             bell,
             poller,
             closed: AtomicBool::new(false),
@@ -198,6 +201,18 @@ impl HostChannel {
     /// Bytes that the last turn with packets moved inline: what its guest works on before it asks for more.
     pub(super) fn moved(&self) -> u64 {
         self.moved.load(Ordering::Relaxed) // advice, ordered with nothing
+    }
+
+    /// Requests that offload entries have answered, and how many bytes.
+    pub fn hits(&self) -> [u64; 2] {
+        [0, 1].map(|which| self.hits[which].load(Ordering::Relaxed)) // counts, ordered with nothing
+    }
+
+    /// Counts an answer given from an entry.
+    pub(super) fn count_hit(&self, bytes: u64) {
+        for (count, amount) in self.hits.iter().zip([1, bytes]) {
+            count.store(count.load(Ordering::Relaxed) + amount, Ordering::Relaxed); // one writer
+        }
     }
 
     /// Who may poll this channel.

@@ -181,6 +181,11 @@ impl Engine {
         channel.and_then(|channel| channel.ring_usage())
     }
 
+    /// What offload entries have answered a channel: requests and bytes; see [`HostChannel::hits`].
+    pub fn hits(&self, key: u64) -> Option<[u64; 2]> {
+        lock(&self.channels).get(&key).map(|serving| serving.channel.hits())
+    }
+
     /// Has the entries of another policy scope answer a channel from now on.
     pub fn set_scope(&self, key: u64, scope: Option<u64>) {
         if let Some(serving) = lock(&self.channels).get(&key) {

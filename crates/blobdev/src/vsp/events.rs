@@ -103,6 +103,17 @@ impl EventQueue {
         self.lock().lanes.len_of(channel)
     }
 
+    /// The requests that wait to be taken: how many, and the first `limit` of them, channel by channel.
+    pub fn requests(&self, limit: usize) -> (usize, Vec<Arc<HostRequest>>) {
+        let waiting = self.lock();
+        let request = |event: &'_ Event| match event {
+            Event::Request(request) => Some(Arc::clone(request)),
+            _ => None,
+        };
+        let shown = waiting.lanes.iter().filter_map(request).take(limit).collect();
+        (waiting.lanes.iter().filter(|event| matches!(event, Event::Request(_))).count(), shown)
+    }
+
     /// Drops what waits of a channel that is closed: nobody waits for its requests any more.
     pub fn forget(&self, channel: u64) {
         // Dropped when the lock is free again: a request that ends so completes, and lets go of pages.

@@ -172,6 +172,7 @@ impl HostChannel {
         if complete {
             arrived.spans.write(arrived.layout.response.0, message).map_err(|_| hresult::INTERNAL)?;
             responder.count_hit(length);
+            self.count_hit(length);
             return Ok(Some(DeviceResponse { error: 0, response_len: message.len() as u32 }));
         }
         responder.count_cold();

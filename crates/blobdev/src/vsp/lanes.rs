@@ -29,6 +29,11 @@ impl<T> Lanes<T> {
         self.lanes.get(&key).map_or(0, VecDeque::len)
     }
 
+    /// All items, lane by lane in the order of their turns.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.turns.iter().filter_map(|key| self.lanes.get(key)).flatten()
+    }
+
     /// Appends items to a channel's lane.
     pub(super) fn put(&mut self, key: u64, items: impl IntoIterator<Item = T>) {
         let mut items = items.into_iter();
@@ -108,6 +113,7 @@ mod tests {
         let mut lanes = Lanes::new();
         (1..=5).for_each(|key| lanes.put(key, items(key, 2)));
         assert_eq!(taken(&mut lanes, 3, 4), [(1, 0), (2, 0), (3, 0)]);
+        assert!(lanes.iter().eq(&[(4, 0), (4, 1), (5, 0), (5, 1), (1, 1), (2, 1), (3, 1)]));
         assert_eq!(taken(&mut lanes, 4, 4), [(4, 0), (5, 0), (1, 1), (2, 1)]);
         lanes.put(1, items(1, 1));
         assert_eq!(taken(&mut lanes, 9, 4), [(3, 1), (4, 1), (5, 1), (1, 0)]);
