@@ -9,15 +9,18 @@ import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pvblob import AsyncClient, Client
 from pvblob.client.exchange import AsyncExchange, Exchange
 from pvblob.errors import DeviceGone, HostUnavailable
 from pvblob.http import Request
 from pvblob.vsc.handshake import Handshake
+from tests.conftest import rest
 
 RequestTo = Callable[..., Request]
 
@@ -203,3 +206,73 @@ def test_tasks_that_all_find_no_connection_make_one(
 
     assert asyncio.run(run()) == [200] * 20
     assert handshakes == 1
+
+
+# ---- a handshake that meets a rescind, at each of its steps
+
+
+class RescindAtStep:
+    """Has the host withdraw every device before or after the guest's message number *step*, once."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, live_host: Any, step: int, *, before: bool) -> None:
+        self.sent = 0
+        send = Handshake._send
+
+        def rescinding(handshake: Handshake, *message: Any) -> None:
+            self.sent += 1
+            at_step = self.sent == step
+            if at_step and before:
+                live_host.call(live_host.host.rescind)
+            send(handshake, *message)
+            if at_step and not before:
+                live_host.call(live_host.host.rescind)
+
+        monkeypatch.setattr(Handshake, "_send", rescinding)
+
+
+def connect_blocking(socket_path: str) -> bool:
+    with Client.connect(socket_path) as client:
+        return not list(client.list_containers())
+
+
+def call_first(socket_path: str) -> bool:
+    with Exchange(socket_path) as exchange:
+        return exchange.perform(rest("GET", "/?comp=list")).status == 200
+
+
+def register_first(socket_path: str) -> bool:
+    shm = SharedMemory(create=True, size=4096)
+    try:
+        with Exchange(socket_path) as exchange, exchange.register(shm) as registered:
+            return registered.is_lent
+    finally:
+        shm.close()
+        shm.unlink()
+
+
+def connect_on_a_loop(socket_path: str) -> bool:
+    async def run() -> bool:
+        async with await AsyncClient.connect(socket_path) as client:
+            return not [container async for container in client.list_containers()]
+
+    return asyncio.run(run())
+
+
+BEGINNINGS = (connect_blocking, call_first, register_first, connect_on_a_loop)
+
+
+@pytest.mark.parametrize("begin", BEGINNINGS)
+def test_a_rescind_at_any_step_of_the_handshake_is_a_pause(
+    live_host: Any, begin: Callable[[str], bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule 3: an explicit connect tries again within its deadline as any call does."""
+    with monkeypatch.context() as patch:
+        counted = RescindAtStep(patch, live_host, 0, before=True)
+        assert begin(live_host.socket_path)
+    assert counted.sent >= 5, "contact, offers, memory, GPADL, open"
+    for step in range(1, counted.sent + 1):
+        for before in (True, False):
+            with monkeypatch.context() as patch:
+                met = RescindAtStep(patch, live_host, step, before=before)
+                assert begin(live_host.socket_path), f"step {step}, before: {before}"
+            assert met.sent > counted.sent or step == counted.sent, f"step {step}: the host did not withdraw"

@@ -140,7 +140,7 @@ class Exchange(_Settings):
 
     def connect(self) -> None:
         """Connect now. Raises HostUnavailable or HostRefused."""
-        self._device.connect()
+        self._device.connect_patiently()
 
     def register(self, memory: Any) -> RegisteredMemory:
         """Lend shared memory of the program's own; see `Device.register`."""
@@ -227,7 +227,7 @@ class AsyncExchange(_Settings):
 
     async def connect(self) -> None:
         """Connect now. Raises HostUnavailable or HostRefused."""
-        await self._adevice.connect()
+        await self._adevice.connect_patiently()
 
     async def register(self, memory: Any) -> RegisteredMemory:
         """Lend shared memory of the program's own; see `Device.register`."""

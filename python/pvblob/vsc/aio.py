@@ -20,14 +20,12 @@ from pvblob.vmbus.bus import BusClosed, connect
 from pvblob.vsc.device import (
     HANDSHAKE_TIMEOUT_S,
     HOST_GRACE_S,
-    OVERLOADED,
     Device,
-    closed,
     reconnect_pauses_s,
     timeout_ms_until,
 )
-from pvblob.vsc.handshake import Handshake
-from pvblob.vsc.link import Link
+from pvblob.vsc.handshake import OVERLOADED, Handshake
+from pvblob.vsc.link import Link, closed
 from pvblob.vsc.loop_watch import watch_of
 from pvblob.vsc.registration import RegisteredMemory
 
@@ -233,6 +231,16 @@ class AsyncDevice:
             raise
         return self._device.adopt(link)
 
+    async def connect_patiently(self, timeout_s: float = HANDSHAKE_TIMEOUT_S) -> None:
+        """Connect, and try again when the host ends or withdraws meanwhile; see `Device.connect_patiently`."""
+        deadline = time.monotonic() + timeout_s
+        try:
+            await self.connect()
+        except HostUnavailable as failure:
+            if not (failure.listens or self._device.was_connected) or time.monotonic() >= deadline:
+                raise
+            await self.reconnect(deadline)
+
     async def reconnect(self, deadline: float) -> None:
         """Connect again after DeviceGone; see `Device.reconnect`."""
         for pause_s in reconnect_pauses_s():
@@ -280,10 +288,23 @@ class AsyncDevice:
     async def register(self, memory: Any, *, timeout_s: float = 60.0) -> RegisteredMemory:
         """Lend shared memory of the program's own; see `Device.register`."""
         registered = RegisteredMemory(self._device, memory)
-        if await self.attach(registered, time.monotonic() + timeout_s) is None:
-            raise (await self.connect()).unattached(registered)
+        try:
+            if await self._attach_patiently(registered, time.monotonic() + timeout_s) is None:
+                raise (await self.connect()).unattached(registered)
+        except BaseException:
+            registered.deregister()  # else the program could not close its memory
+            raise
         self._device.registrations.add(registered)
         return registered
+
+    async def _attach_patiently(self, memory: RegisteredMemory, deadline: float) -> _native.LentBuffer | None:
+        while True:
+            await self.connect_patiently(deadline - time.monotonic())
+            try:
+                return await self.attach(memory, deadline)
+            except (DeviceGone, HostUnavailable):
+                if time.monotonic() >= deadline:
+                    raise
 
     async def attach(self, memory: RegisteredMemory, deadline: float) -> _native.LentBuffer | None:
         """Return the pages of registered memory on the current link; see `Device.attach`."""

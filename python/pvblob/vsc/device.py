@@ -8,30 +8,26 @@ child, and reconnects after the host was restarted. It knows nothing of blobs.
 from __future__ import annotations
 
 import os
-import select
 import threading
 import time
 import weakref
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pvblob import _native
-from pvblob.errors import ChannelCorrupt, ChannelError, DeadlineExceeded, DeviceGone, HostUnavailable
+from pvblob.errors import DeadlineExceeded, DeviceGone, HostUnavailable
 from pvblob.settings import default_socket_path
 from pvblob.vmbus.bus import BusClosed, connect
-from pvblob.vsc.handshake import Handshake
-from pvblob.vsc.link import Link
+from pvblob.vsc.handshake import Handshake, wait_for_steps
+from pvblob.vsc.link import Link, closed
 from pvblob.vsc.registration import RegisteredMemory, Registrations
-
-T = TypeVar("T")
 
 TIMEOUT_S = 60.0
 HANDSHAKE_TIMEOUT_S = 10.0
 LENT_BYTES_MAX = 1 << 30
 # The host answers at the deadline itself; a guest that waits a little longer gets that answer instead of a guess.
 HOST_GRACE_S = 0.5
-OVERLOADED = "the host accepted the connection but does not answer; is it overloaded?"
 RECONNECT_PAUSES_S = (0.001, 0.005, 0.02, 0.05, 0.1)
 
 
@@ -94,7 +90,7 @@ class Device:
     def open(cls, socket_path: str | None = None, *, lent_bytes_max: int = LENT_BYTES_MAX) -> Device:
         """Connect to the host now. Raises HostUnavailable or HostRefused."""
         device = cls(socket_path, lent_bytes_max=lent_bytes_max)
-        device.connect()
+        device.connect_patiently()
         return device
 
     def __reduce__(self) -> tuple[type[Device], tuple[str | None]]:
@@ -118,6 +114,19 @@ class Device:
                 self.was_connected = True
             return link
 
+    def connect_patiently(self, timeout_s: float = HANDSHAKE_TIMEOUT_S) -> None:
+        """Connect, and try again when a host that is there ends or withdraws the device meanwhile (design rule 3).
+
+        Raises HostUnavailable (at once when none listens) and HostRefused.
+        """
+        deadline = time.monotonic() + timeout_s
+        try:
+            self.connect()
+        except HostUnavailable as failure:
+            if not (failure.listens or self.was_connected) or time.monotonic() >= deadline:
+                raise
+            self.reconnect(deadline)
+
     def current(self) -> Link | None:
         """Return the open link, or None: not connected, or the link has ended."""
         link = self._link
@@ -137,7 +146,7 @@ class Device:
         path = self.path()
         handshake = Handshake(connect(path))
         try:
-            return self._block(handshake, handshake.open_channel(self.nonce, self.lent_bytes_max), deadline)
+            return wait_for_steps(handshake, handshake.open_channel(self.nonce, self.lent_bytes_max), deadline)
         except BusClosed:
             handshake.close()
             text = f"the host at {path} closed the connection while it was being set up"
@@ -145,18 +154,6 @@ class Device:
         except BaseException:
             handshake.close()
             raise
-
-    @staticmethod
-    def _block(handshake: Handshake, steps: Generator[None, None, T], deadline: float) -> T:
-        poller = select.poll()
-        poller.register(handshake.fileno(), select.POLLIN)
-        try:
-            while True:
-                next(steps)
-                if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                    raise HostUnavailable(OVERLOADED, listens=True)
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]
 
     def reconnect(self, deadline: float) -> None:
         """Connect again after DeviceGone, waiting for a host that is being restarted until *deadline* (monotonic).
@@ -216,10 +213,23 @@ class Device:
         """
         registered = RegisteredMemory(self, memory)
         deadline = time.monotonic() + timeout_s
-        if self.attach(registered, deadline) is None:
-            raise self.connect().unattached(registered)
+        try:
+            if self._attach_patiently(registered, deadline) is None:
+                raise self.connect().unattached(registered)
+        except BaseException:
+            registered.deregister()  # else the program could not close its memory
+            raise
         self.registrations.add(registered)
         return registered
+
+    def _attach_patiently(self, memory: RegisteredMemory, deadline: float) -> _native.LentBuffer | None:
+        while True:
+            self.connect_patiently(deadline - time.monotonic())
+            try:
+                return self.attach(memory, deadline)
+            except (DeviceGone, HostUnavailable):
+                if time.monotonic() >= deadline:
+                    raise
 
     def attach(self, memory: RegisteredMemory, deadline: float) -> _native.LentBuffer | None:
         """Return the pages of registered memory on the current link; None when the limit or the host forbids them."""
@@ -363,15 +373,6 @@ def timeout_ms_until(deadline: float, link: Link) -> int:
     if left_ms <= 0:
         raise DeadlineExceeded("the deadline passed before the request could be sent")
     return min(left_ms, link.limits.timeout_ms_max)
-
-
-def closed(link: Link) -> ChannelError:
-    """Return the error for a channel that has ended."""
-    corruption = link.channel.corruption()
-    if corruption is not None:
-        link.close(f"the host corrupted the ring: {corruption}")
-        return ChannelCorrupt(link.gone)
-    return DeviceGone(link.gone or "the channel has ended")
 
 
 def reconnect_pauses_s() -> Generator[float, None, None]:

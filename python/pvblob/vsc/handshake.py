@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
+import time
 from collections.abc import Generator
+from typing import TypeVar
 
 from pvblob import _native
-from pvblob.errors import ChannelError, HostRefused, RemoteProtocolError
+from pvblob.errors import ChannelError, HostRefused, HostUnavailable, RemoteProtocolError
 from pvblob.vmbus import messages as m
 from pvblob.vmbus.bus import Bus, BusClosed
 from pvblob.vmbus.constants import AZURE_BLOB_CLASS, REGION_SEALED
@@ -26,6 +29,9 @@ from pvblob.vsc.link import Link
 RING_BYTES = 128 * 1024  # per direction, control page included: spec/azure-blob-device.md §2.5
 RINGS_GPA = 0x1000_0000
 PAGE_BYTES = 4096
+OVERLOADED = "the host accepted the connection but does not answer; is it overloaded?"
+
+T = TypeVar("T")
 
 
 class Handshake:
@@ -66,6 +72,8 @@ class Handshake:
                 self._send(message.reply)
             elif isinstance(message, m.Refused):
                 raise HostRefused(f"the host refuses this process: {message.text}")
+            elif isinstance(message, m.RescindChannelOffer):
+                raise HostUnavailable("the host withdrew the device while it was being set up", listens=True)
             elif not isinstance(message, Crossed):
                 return message, descriptors
 
@@ -124,7 +132,7 @@ class Handshake:
         downstream = RING_BYTES // PAGE_BYTES
         self._send(m.OpenChannel(offer.relid, offer.relid, gpadl_id, downstream, user_data))
         message, descriptors = yield from self._receive()
-        if isinstance(message, m.OpenChannelResult | m.RescindChannelOffer):
+        if isinstance(message, m.OpenChannelResult):
             raise HostRefused("the host did not open the channel; `pvblob serve` says why in its log")
         if not isinstance(message, m.Doorbells):
             raise RemoteProtocolError(f"{message.NAME} came where DOORBELLS were due")
@@ -140,3 +148,16 @@ class Handshake:
             os.close(descriptor)
         self._descriptors = []
         return link
+
+
+def wait_for_steps(handshake: Handshake, steps: Generator[None, None, T], deadline: float) -> T:
+    """Run the handshake, blocking for the host's messages until *deadline* (monotonic). Raises HostUnavailable."""
+    poller = select.poll()
+    poller.register(handshake.fileno(), select.POLLIN)
+    try:
+        while True:
+            next(steps)
+            if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                raise HostUnavailable(OVERLOADED, listens=True)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]

@@ -13,7 +13,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 from pvblob import _native
-from pvblob.errors import DeviceGone, LentMemoryExhausted, RemoteProtocolError
+from pvblob.errors import ChannelCorrupt, ChannelError, DeviceGone, LentMemoryExhausted, RemoteProtocolError
 from pvblob.vmbus import messages as m
 from pvblob.vmbus.bus import Bus, BusClosed
 from pvblob.vmbus.constants import REGION_SEALED, STATUS_SUCCESS
@@ -244,3 +244,12 @@ class Link:
         self.gone = "this channel belongs to the parent process"
         self.channel.close()
         self._bus.close()
+
+
+def closed(link: Link) -> ChannelError:
+    """Return the error for a channel that has ended."""
+    corruption = link.channel.corruption()
+    if corruption is not None:
+        link.close(f"the host corrupted the ring: {corruption}")
+        return ChannelCorrupt(link.gone)
+    return DeviceGone(link.gone or "the channel has ended")
