@@ -13,6 +13,7 @@ import pytest
 from pvblob.client.exchange import Exchange
 from pvblob.errors import LentMemoryExhausted
 from pvblob.http import Request
+from pvblob.vsc.aio import AsyncDevice
 from pvblob.vsc.device import Device
 
 RequestTo = Callable[..., Request]
@@ -47,6 +48,31 @@ def test_spent_memory_names_what_holds_it(live_host: Any) -> None:
         device.allocate(2 << 20)
     del held
     assert len(device.allocate(4096)) == 4096
+    device.close()
+
+
+@pytest.mark.parametrize("waits", ["a thread", "a task"])
+async def test_memory_that_grew_for_another_meanwhile_is_not_spent(
+    live_host: Any, waits: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule 10: between finding no pages and finding no room to grow, another thread may have got all there is."""
+    device = Device.open(live_host.socket_path, lent_bytes_max=1 << 20)
+    link = device.current()
+    assert link is not None
+    begin_growth = link.begin_growth
+
+    def grow_for_another(size_bytes: int, *, reserved_bytes: int = 0) -> int | None:
+        gpa = begin_growth(size_bytes, reserved_bytes=reserved_bytes)
+        while gpa is not None and not link.growth_finished(gpa):
+            link.pump()
+        return begin_growth(size_bytes, reserved_bytes=reserved_bytes)
+
+    monkeypatch.setattr(link, "begin_growth", grow_for_another)
+    if waits == "a thread":
+        buffer = device.allocate(4096)
+    else:
+        buffer = await AsyncDevice(device).allocate(4096)
+    assert len(buffer) == 4096
     device.close()
 
 

@@ -15,6 +15,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any
 
@@ -316,11 +317,8 @@ def test_eight_threads_attach_once_and_read_side_by_side(client: Client, live_ho
         def read(n: int) -> None:
             client.read_into("con", "blob", shm.buf[n * MIB : (n + 1) * MIB], offset=n * MIB)
 
-        threads = [threading.Thread(target=read, args=(n,)) for n in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(read, range(8)))
         assert bytes(shm.buf) == CONTENT
         assert client._exchange.device().current().memory.usage()[1] <= 9 * MIB
 

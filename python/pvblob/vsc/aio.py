@@ -275,12 +275,11 @@ class AsyncDevice:
             if buffer is not None:
                 return buffer
             gpa = link.begin_growth(size_bytes, reserved_bytes=self._device.registrations.bytes_missing(link))
-            if gpa is None:
-                if not link.waits_for_pages or time.monotonic() >= deadline:
-                    raise link.exhausted(size_bytes)
+            if gpa is None and link.waits_for_pages and time.monotonic() < deadline:
                 await port.changed(min(deadline, time.monotonic() + 0.01))
-                continue
-            while not link.growth_finished(gpa):
+            elif gpa is None:
+                return link.lend_or_fail(size_bytes, size_bytes_min)
+            while gpa is not None and not link.growth_finished(gpa):
                 await port.changed(deadline)
                 if time.monotonic() >= deadline and not link.growth_finished(gpa):
                     raise DeadlineExceeded("the host did not map more memory in time")

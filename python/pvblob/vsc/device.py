@@ -198,10 +198,12 @@ class Device:
             if buffer is not None:
                 return buffer
             gpa = link.begin_growth(size_bytes, reserved_bytes=self.registrations.bytes_missing(link))
-            if gpa is None:
-                self._wait_for_pages(link, size_bytes, deadline)
-                continue
-            while not link.growth_finished(gpa):
+            if gpa is None and link.waits_for_pages and time.monotonic() < deadline:
+                # A completion may free pages; those that a program holds as views come back without notice.
+                self._wait_for_change(link, min(deadline, time.monotonic() + 0.01), None)
+            elif gpa is None:
+                return link.lend_or_fail(size_bytes, size_bytes_min)
+            while gpa is not None and not link.growth_finished(gpa):
                 self._wait_for_change(link, deadline, "the host did not map more memory in time")
 
     def register(self, memory: Any, *, timeout_s: float = TIMEOUT_S) -> RegisteredMemory:
@@ -240,12 +242,6 @@ class Device:
             self._wait_for_change(link, deadline, "the host did not map registered memory in time")
             link.check()
         return attached or link.attached(memory)
-
-    def _wait_for_pages(self, link: Link, size_bytes: int, deadline: float) -> None:
-        """Wait for a completion that may free pages. Pages a program holds as views come back without notice."""
-        if not link.waits_for_pages or time.monotonic() >= deadline:
-            raise link.exhausted(size_bytes)
-        self._wait_for_change(link, min(deadline, time.monotonic() + 0.01), None)
 
     # ---- requests
 

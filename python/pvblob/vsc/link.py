@@ -186,6 +186,16 @@ class Link:
                 with contextlib.suppress(DeviceGone):  # the next use of the link says so
                     self._send(m.MemoryRegionRemove(gpa))
 
+    def lend_or_fail(self, size_bytes: int, size_bytes_min: int) -> _native.LentBuffer:
+        """Allocate pages when no more can be waited for. Raises LentMemoryExhausted.
+
+        Asked before, memory may have been growing for another thread, and have grown since: so it is asked once more.
+        """
+        buffer = self.lend(size_bytes, size_bytes_min)
+        if buffer is None:
+            raise self.exhausted(size_bytes)
+        return buffer
+
     def exhausted(self, size_bytes: int) -> LentMemoryExhausted:
         """Return the error for a request that lent memory cannot serve."""
         regions, lent_bytes, in_use_bytes = self.memory.usage()
