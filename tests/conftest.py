@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -18,6 +19,12 @@ from pvblob.vsp.host import Host
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=None, help="replay a crash test with the seed it printed")
     parser.addoption("--points", type=int, default=None, help="how many points the crash tests try")
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C mean what it means at a terminal: a shell starts what runs in its background with SIGINT ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class LiveHost:
