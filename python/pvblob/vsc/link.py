@@ -118,6 +118,8 @@ class Link:
         if self.gone is None:
             self.gone = reason
             self.channel.close()
+            # The channel has a descriptor of the socket too, for as long as an event loop or a view holds the link.
+            self._bus.shut_down()
             self._bus.close()
 
     def close(self, reason: str = "the device was closed") -> None:
