@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from pvblob.blobs import catalog
 from pvblob.blobs.service import EmbeddedService
 from pvblob.http import Body, BytesBody, Fields, FileContent, OnceKey, Request, Response
 
@@ -24,6 +27,24 @@ def read_content(response: Response) -> bytes:
     pieces = [os.pread(extent.fd, extent.length, extent.offset) for extent in content.extents]
     content.release()
     return b"".join(pieces)
+
+
+def make_old_store(directory: Path, version: int) -> None:
+    """Make a store as programs did whose catalog had *version*, with an empty blob `con/b` of account `acct`."""
+    (directory / "segments").mkdir(parents=True)
+    with contextlib.closing(sqlite3.connect(directory / "catalog.sqlite")) as old:
+        steps = " ".join(catalog.MIGRATIONS[step] for step in range(version))
+        old.executescript(f"BEGIN; {steps} PRAGMA user_version = {version}; COMMIT;")
+        old.execute(
+            "INSERT INTO containers (id, account, name, version, modified, metadata, public_access)"
+            " VALUES (1, 'acct', 'con', 5, 1, '', '')"
+        )
+        old.execute(
+            "INSERT INTO blobs (container_id, name, version, size, created, modified, settings, metadata, tier,"
+            " tier_changed, copy, layout) VALUES (1, ?, 6, 0, 1, 1, '', '', '', 0, '', ?)",
+            (b"b", b""),
+        )
+        old.commit()
 
 
 @dataclass

@@ -6,17 +6,16 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pvblob.blobs import append_blobs, catalog
+from pvblob.blobs import append_blobs
 from pvblob.blobs.service import EmbeddedService
 from pvblob.blobs.streams import StreamCache
 from pvblob.http import Observed, OnceKey
-from tests.blobs.conftest import Answer, Caller, read_content
+from tests.blobs.conftest import Answer, Caller, make_old_store, read_content
 from tests.blobs.test_offers import release, wanting
 
 URL = "https://acct.blob.core.windows.net"
@@ -298,14 +297,7 @@ async def test_a_long_stream_is_read_piece_by_piece_and_leaves_the_cache_whole(c
 async def test_a_store_of_before_append_blobs_opens(
     tmp_path: Path, open_service: Callable[..., EmbeddedService]
 ) -> None:
-    directory = tmp_path / "store"
-    (directory / "segments").mkdir(parents=True)
-    old = sqlite3.connect(directory / "catalog.sqlite")
-    old.executescript(f"BEGIN; {catalog._SCHEMA_1} {catalog._SCHEMA_2} PRAGMA user_version = 2; COMMIT;")
-    old.execute("INSERT INTO containers VALUES (1, 'acct', 'con', 5, 1, '', '', 0, '')")
-    old.execute("INSERT INTO blobs VALUES (1, ?, 6, 0, 1, 1, '', '', '', 0, '', ?, '')", (b"b", b""))
-    old.commit()
-    old.close()
+    make_old_store(tmp_path / "store", 2)
     caller = Caller(open_service())
     assert (await caller("HEAD", "/con/b")).fields.get("x-ms-blob-type") == "BlockBlob"
     await create(caller)

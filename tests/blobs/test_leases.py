@@ -3,16 +3,14 @@
 
 from __future__ import annotations
 
-import sqlite3
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pvblob.blobs import catalog
 from pvblob.blobs.service import EmbeddedService
-from tests.blobs.conftest import Answer, Caller
+from tests.blobs.conftest import Answer, Caller, make_old_store
 from tests.blobs.test_offers import release, wanting
 
 A, B, C = (str(uuid.UUID(int=number)) for number in (10, 11, 12))
@@ -353,14 +351,7 @@ async def test_what_time_alone_will_change_is_not_offered_to_the_data_plane(leas
 
 
 async def test_a_store_of_before_leases_opens(tmp_path: Path, open_service: Callable[..., EmbeddedService]) -> None:
-    directory = tmp_path / "store"
-    (directory / "segments").mkdir(parents=True)
-    old = sqlite3.connect(directory / "catalog.sqlite")
-    old.executescript(f"BEGIN; {catalog._SCHEMA_1} PRAGMA user_version = 1; COMMIT;")
-    old.execute("INSERT INTO containers VALUES (1, 'acct', 'con', 5, 1, '', '', 0)")
-    old.execute("INSERT INTO blobs VALUES (1, ?, 6, 0, 1, 1, '', '', '', 0, '', ?)", (b"b", b""))
-    old.commit()
-    old.close()
+    make_old_store(tmp_path / "store", 1)
     clock = Clock()
     caller = Leasing(open_service(clock=clock), clock)
     assert await caller.state() == ("available", "unlocked", None)

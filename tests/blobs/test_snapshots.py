@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import base64
 import random
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pvblob.blobs import catalog
 from pvblob.blobs.answers import Refusal
 from pvblob.blobs.moments import moment_text, parse_moment
 from pvblob.blobs.service import EmbeddedService
-from tests.blobs.conftest import Caller, read_content
+from tests.blobs.conftest import Caller, make_old_store, read_content
 from tests.blobs.test_offers import wanting
 from tests.crash.conftest import used_bytes
 
@@ -364,15 +362,7 @@ async def test_any_history_of_a_blob_with_snapshots_keeps_every_byte_and_leaks_n
 
 
 async def test_a_store_of_before_snapshots_opens(tmp_path: Path, open_service: Callable[..., EmbeddedService]) -> None:
-    directory = tmp_path / "store"
-    (directory / "segments").mkdir(parents=True)
-    old = sqlite3.connect(directory / "catalog.sqlite")
-    steps = catalog._SCHEMA_1 + catalog._SCHEMA_2 + catalog._SCHEMA_3 + catalog._SCHEMA_4
-    old.executescript(f"BEGIN; {steps} PRAGMA user_version = 4; COMMIT;")
-    old.execute("INSERT INTO containers VALUES (1, 'acct', 'con', 5, 1, '', '', 0, '')")
-    old.execute("INSERT INTO blobs VALUES (1, ?, 6, 0, 1, 1, '', '', '', 0, '', ?, '', 0, 0, 0, '')", (b"b", b""))
-    old.commit()
-    old.close()
+    make_old_store(tmp_path / "store", 4)
     caller = Caller(open_service())
     moment = await snapshot(caller)
     assert (await caller("GET", f"/con/b?snapshot={moment}")).status == 200

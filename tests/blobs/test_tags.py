@@ -3,18 +3,16 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from pvblob.blobs import catalog
 from pvblob.blobs.answers import Refusal
 from pvblob.blobs.service import EmbeddedService
 from pvblob.blobs.tag_expressions import parse_condition, parse_search
-from tests.blobs.conftest import Answer, Caller
+from tests.blobs.conftest import Answer, Caller, make_old_store
 from tests.blobs.test_offers import release, wanting
 
 URL = "https://acct.blob.core.windows.net"
@@ -236,15 +234,7 @@ async def test_a_leased_blob_is_tagged_with_its_lease(call: Caller) -> None:
 
 
 async def test_a_store_of_before_tags_opens(tmp_path: Path, open_service: Callable[..., EmbeddedService]) -> None:
-    directory = tmp_path / "store"
-    (directory / "segments").mkdir(parents=True)
-    old = sqlite3.connect(directory / "catalog.sqlite")
-    steps = catalog._SCHEMA_1 + catalog._SCHEMA_2 + catalog._SCHEMA_3
-    old.executescript(f"BEGIN; {steps} PRAGMA user_version = 3; COMMIT;")
-    old.execute("INSERT INTO containers VALUES (1, 'acct', 'con', 5, 1, '', '', 0, '')")
-    old.execute("INSERT INTO blobs VALUES (1, ?, 6, 0, 1, 1, '', '', '', 0, '', ?, '', 0, 0, 0)", (b"b", b""))
-    old.commit()
-    old.close()
+    make_old_store(tmp_path / "store", 3)
     caller = Caller(open_service())
     assert (await tag(caller, "/con/b", a="1")).status == 204
     assert await found(caller, "a='1'") == ["con/b"]

@@ -31,19 +31,7 @@ async def append_block(store: Store, call: Call) -> Response:
     if COPY_SOURCE in fields:
         written = await from_url.copied_block(store, call, APPEND_BLOCK_BYTES_MAX)
         return await _commit(store, call, conditions, written, written.checksum_pairs)
-    refuse_unsupported(fields)
-    size = structured.content_bytes(call)
-    if size == 0:
-        raise Refusal("InvalidHeaderValue", "A block cannot be empty.")
-    if size > APPEND_BLOCK_BYTES_MAX:
-        raise Refusal("RequestBodyTooLarge")
-    store.container_id(call)
-    written = await structured.store_content(store, call, md5="content-md5" in fields)
-    try:
-        block_blobs.check_transfer(fields, written.crc64, written.md5)
-    except Refusal:
-        store.discard(written)
-        raise
+    written = await block_blobs.store_block(store, call, APPEND_BLOCK_BYTES_MAX)
     return await _commit(store, call, conditions, written, written.checksum_pairs + structured.echo(fields))
 
 

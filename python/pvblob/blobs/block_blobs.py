@@ -216,21 +216,27 @@ async def put_block(store: Store, call: Call) -> Response:
     """Put Block: store one uncommitted block; the same id again replaces it."""
     fields = call.fields
     block_id = block_id_of(call)
+    written = await store_block(store, call, PUT_BLOCK_BYTES_MAX)
+    return await stage_written(store, call, block_id, written, written.checksum_pairs + structured.echo(fields))
+
+
+async def store_block(store: Store, call: Call, bytes_max: int) -> Written:
+    """Store the body of a block, 1 to *bytes_max* bytes, in its run, and check its sums; refused, it is given back."""
+    fields = call.fields
     refuse_unsupported(fields)
     size = structured.content_bytes(call)
     if size == 0:
         raise Refusal("InvalidHeaderValue", "A block cannot be empty.")
-    if size > PUT_BLOCK_BYTES_MAX:
+    if size > bytes_max:
         raise Refusal("RequestBodyTooLarge")
     store.container_id(call)
-    wants_md5 = "content-md5" in fields
-    written = await structured.store_content(store, call, md5=wants_md5)
+    written = await structured.store_content(store, call, md5="content-md5" in fields)
     try:
         check_transfer(fields, written.crc64, written.md5)
     except Refusal:
         store.discard(written)
         raise
-    return await stage_written(store, call, block_id, written, written.checksum_pairs + structured.echo(fields))
+    return written
 
 
 async def stage_written(store: Store, call: Call, block_id: bytes, written: Written, pairs: Pairs) -> Response:

@@ -1,12 +1,12 @@
-"""The body of Put Block List: XML to (kind, block id) entries, by expat; document types are refused, sizes bounded."""
+"""The body of Put Block List: XML to (kind, block id) entries, sizes bounded."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-from xml.parsers import expat
 
 from pvblob.blobs.answers import Refusal
+from pvblob.blobs.xml_body import read_xml
 
 Entry = tuple[str, bytes]  # "Committed", "Uncommitted" or "Latest"; the decoded block id
 
@@ -41,9 +41,6 @@ class _Reader:
             raise Refusal("BlockListTooLong")
         self.entries.append((name, decode_block_id("".join(self._text).strip())))
 
-    def doctype(self, *_declaration: object) -> None:
-        raise Refusal("InvalidXmlDocument", "A document type is not allowed.")
-
 
 def decode_block_id(text: str) -> bytes:
     """Decode a block id: Base64 of 1 to 64 bytes."""
@@ -60,14 +57,5 @@ def parse_block_list(body: bytes, count_max: int) -> list[Entry]:
     """Parse a block list of at most *count_max* entries. Refuses with InvalidXmlDocument, InvalidBlockId or
     BlockListTooLong."""
     reader = _Reader(count_max)
-    parser = expat.ParserCreate(namespace_separator=None)
-    parser.buffer_text = True
-    parser.StartElementHandler = reader.start
-    parser.EndElementHandler = reader.end
-    parser.CharacterDataHandler = reader.text
-    parser.StartDoctypeDeclHandler = reader.doctype
-    try:
-        parser.Parse(body, True)
-    except expat.ExpatError as error:
-        raise Refusal("InvalidXmlDocument", f"{error}.") from None
+    read_xml(body, reader)
     return reader.entries

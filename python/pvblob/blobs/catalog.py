@@ -73,7 +73,7 @@ CREATE TABLE snapshots (
     sealed INTEGER NOT NULL, tags TEXT NOT NULL, PRIMARY KEY (container_id, name, snapshot)) WITHOUT ROWID;
 """
 
-_MIGRATIONS: dict[int, str] = {0: _SCHEMA_1, 1: _SCHEMA_2, 2: _SCHEMA_3, 3: _SCHEMA_4, 4: _SCHEMA_5}
+MIGRATIONS: dict[int, str] = {0: _SCHEMA_1, 1: _SCHEMA_2, 2: _SCHEMA_3, 3: _SCHEMA_4, 4: _SCHEMA_5}
 
 
 class ContainerRow(NamedTuple):
@@ -153,7 +153,7 @@ def migrate(connection: sqlite3.Connection) -> None:
     if found > SCHEMA_VERSION:
         raise ValueError(f"its schema is version {found}; this program knows up to {SCHEMA_VERSION}")
     for step in range(found, SCHEMA_VERSION):
-        connection.executescript(f"BEGIN; {_MIGRATIONS[step]} PRAGMA user_version = {step + 1}; COMMIT;")
+        connection.executescript(f"BEGIN; {MIGRATIONS[step]} PRAGMA user_version = {step + 1}; COMMIT;")
 
 
 def find_container(connection: sqlite3.Connection, account: str, name: str) -> ContainerRow | None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from urllib.parse import unquote_plus
-from xml.parsers import expat
 from xml.sax.saxutils import escape
 
 from pvblob.blobs.answers import Refusal
 from pvblob.blobs.catalog import dump_json
+from pvblob.blobs.xml_body import read_xml
 from pvblob.http import Fields
 
 TAGS = "x-ms-tags"
@@ -52,16 +52,7 @@ def tags_of(fields: Fields) -> str:
 def parse_tags(body: bytes) -> str:
     """Parse the body of Set Blob Tags. Refuses."""
     reader = _Reader()
-    parser = expat.ParserCreate(namespace_separator=None)
-    parser.buffer_text = True
-    parser.StartElementHandler = reader.start
-    parser.EndElementHandler = reader.end
-    parser.CharacterDataHandler = reader.text
-    parser.StartDoctypeDeclHandler = reader.doctype
-    try:
-        parser.Parse(body, True)
-    except expat.ExpatError as error:
-        raise Refusal("InvalidXmlDocument", f"{error}.") from None
+    read_xml(body, reader)
     return checked(reader.tags)
 
 
@@ -94,9 +85,6 @@ class _Reader:
                 raise Refusal("InvalidXmlDocument", "A Tag has a Key and a Value.")
             self.tags.append((self._texts["Key"], self._texts["Value"]))
             self._texts = {}
-
-    def doctype(self, *_declaration: object) -> None:
-        raise Refusal("InvalidXmlDocument", "A document type is not allowed.")
 
 
 def tags_xml(tags: dict[str, str]) -> str:
