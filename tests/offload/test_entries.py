@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import statistics
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,16 +15,9 @@ from pvblob.errors import BlobError
 from tests.conftest import pattern
 from tests.faults.guest import RawGuest
 from tests.offload.conftest import Stage
+from tests.waiting import until
 
 MakeStage = Callable[..., Stage]
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for something that is to happen at once, on another thread."""
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, what
-        threading.Event().wait(0.002)
 
 
 def test_a_target_that_is_read_twice_is_answered_without_python_from_then_on(stage: Stage) -> None:

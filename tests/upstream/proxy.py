@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,6 +45,7 @@ class FaultyProxy:
     bytes_down: int = 0
     listening_port: int = 0
     _open: set[asyncio.StreamWriter] = field(default_factory=set)
+    _serving: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.listening_port)
@@ -54,6 +55,10 @@ class FaultyProxy:
         self._server.close()
         self.cut_all()
         await self._server.wait_closed()
+        for serving in self._serving:
+            serving.cancel()
+        if self._serving:
+            await asyncio.wait(self._serving)
 
     def cut_all(self) -> None:
         """Reset every connection."""
@@ -63,6 +68,10 @@ class FaultyProxy:
     async def _serve(self, down_reader: asyncio.StreamReader, down: asyncio.StreamWriter) -> None:
         self.connections += 1
         self._open.add(down)
+        own = asyncio.current_task()
+        assert own is not None
+        self._serving.add(own)
+        own.add_done_callback(self._serving.discard)
         try:
             if self.faults.refuse > 0:
                 self.faults.refuse -= 1
@@ -71,17 +80,19 @@ class FaultyProxy:
             up_reader, up = await asyncio.open_connection("127.0.0.1", self.port)
             self._open.add(up)
             try:
-                await asyncio.gather(self._carry(down_reader, up), self._answer(up_reader, down))
+                async with asyncio.TaskGroup() as ways:
+                    ways.create_task(self._carry(down_reader, up))
+                    ways.create_task(self._answer(up_reader, down))
             finally:
                 self._open.discard(up)
                 up.transport.abort()
-        except OSError:
-            pass
+        except* (OSError, asyncio.CancelledError):
+            pass  # a side went away, or the proxy stops: what StreamReaderProtocol must not be told
         finally:
             self._open.discard(down)
             down.transport.abort()
 
-    async def _delayed(self, reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    async def _delayed(self, reader: asyncio.StreamReader) -> AsyncGenerator[bytes, None]:
         """Yield what comes, late by the latency; more may be under way meanwhile. Raises OSError."""
         loop = asyncio.get_running_loop()
         under_way: asyncio.Queue[tuple[float, bytes | OSError]] = asyncio.Queue(READS_MAX)
@@ -109,15 +120,20 @@ class FaultyProxy:
             reading.cancel()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        async for data in self._delayed(reader):
-            writer.write(data)
-            await writer.drain()
+        async with aclosing(self._delayed(reader)) as coming:
+            async for data in coming:
+                writer.write(data)
+                await writer.drain()
         with contextlib.suppress(OSError, RuntimeError):
             writer.write_eof()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with aclosing(self._delayed(reader)) as coming:
+            await self._pass_on(coming, writer)
+
+    async def _pass_on(self, coming: AsyncIterator[bytes], writer: asyncio.StreamWriter) -> None:
         passed = 0
-        async for data in self._delayed(reader):
+        async for data in coming:
             faults = self.faults
             if faults.drip_bytes_per_s:
                 await asyncio.sleep(len(data) / faults.drip_bytes_per_s)
@@ -129,7 +145,7 @@ class FaultyProxy:
                 return
             if faults.cuts > 0 and faults.stall_after_bytes is not None and passed > faults.stall_after_bytes:
                 faults.cuts -= 1
-                async for _ in self._delayed(reader):  # until the other side gives up
+                async for _ in coming:  # until the other side gives up
                     pass
                 return
             writer.write(data)

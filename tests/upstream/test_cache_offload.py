@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from tests.faults.guest import SLOTS, RawGuest
 from tests.offload.guests import open_guest
 from tests.offload.test_differential import ETAG, LIKELY, VALUES, raw_answers
 from tests.upstream.world import ACCOUNT, Authority, Elsewhere
+from tests.waiting import until
 
 GUEST_HOST = f"{ACCOUNT}.blob.core.windows.net"
 CACHE_BYTES = 32 << 20
@@ -114,13 +114,6 @@ def make_stage(elsewhere: Elsewhere, authority: Authority, tmp_path: Path) -> It
     yield make
     for stage in stages:
         stage.close()
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline_s = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline_s, what
-        time.sleep(0.001)
 
 
 IMMUTABLE = CacheRule("con", mode="immutable")

@@ -6,21 +6,16 @@ import asyncio
 import ssl
 import time
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
-from azure.storage.blob import BlobServiceClient
 
 from pvblob import _native
 from pvblob.http import BytesBody
-from pvblob.integrations.azure_core import PvblobTransport
 from pvblob.upstream.budget import Budget
 from pvblob.upstream.transport import NO_BODY, Transport
-from tests.end_to_end.programs import PROGRAMS, Program
 from tests.upstream.answers import OpenAccount, request, said
-from tests.upstream.network import ProxyThread
-from tests.upstream.proxy import Faults, answering
-from tests.upstream.world import ACCOUNT, GUEST_URL, Authority, Elsewhere, ServingHost, upstream_table
+from tests.upstream.proxy import answering
+from tests.upstream.world import Authority
 
 KIB = 1 << 10
 
@@ -140,36 +135,3 @@ def test_an_address_that_is_none_is_refused(authority: Authority) -> None:
     endpoint = _native.UpstreamEndpoint("localhost", 1, authority.file.read_bytes(), idle_max=4, **limits)
     with pytest.raises(ValueError, match='"localhost" is not an IP address'):
         endpoint.resolve_to(["localhost"])
-
-
-@pytest.fixture(scope="module")
-def distant_host(
-    tmp_path_factory: pytest.TempPathFactory, elsewhere: Elsewhere, authority: Authority, between: ProxyThread
-) -> Iterator[ServingHost]:
-    directory = tmp_path_factory.mktemp("distant")
-    key_file = directory / "key"
-    key_file.write_text(elsewhere.key)
-    endpoint = f"https://127.0.0.1:{between.proxy.listening_port}/{ACCOUNT}"
-    host = ServingHost(directory / "host", upstream_table(endpoint, authority.file, account_key_file=str(key_file)))
-    host.start()
-    yield host
-    host.stop()
-
-
-# The short programs that need most kinds of requests; the whole suite runs without latency in test_sdk_over_upstream.
-SHORT = {"read_ranges", "refuse_to_overwrite", "commit_block_lists", "read_an_empty_blob"}
-
-
-@pytest.mark.parametrize("latency_ms", [2, 10, 50])
-@pytest.mark.parametrize("program", [one for one in PROGRAMS if one.name in SHORT], ids=lambda program: program.name)
-def test_programs_give_their_values_over_a_distance(
-    distant_host: ServingHost, between: ProxyThread, program: Program, latency_ms: int, tmp_path: object
-) -> None:
-    """Issue 5, shown by: latency 2, 10 and 50 ms; the values are those without it."""
-    between.proxy.faults = Faults()
-    transport = PvblobTransport(str(distant_host.socket_path))
-    with BlobServiceClient(GUEST_URL, transport=transport, retry_total=0, **program.client_options) as service:
-        for container in list(service.list_containers()):  # programs make theirs anew
-            service.delete_container(container)
-        between.proxy.faults = Faults(latency_s=latency_ms / 1000)
-        assert program.run(service, tmp_path) == program.expected

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -141,3 +143,18 @@ def upstream_table(endpoint: str, ca_file: Path, **settings: object) -> str:
     table = {"account": ACCOUNT, "endpoint": endpoint, "ca_file": str(ca_file), **settings}
     lines = [f"{name} = {json.dumps(value)}" for name, value in table.items() if value is not None]
     return "\n[[upstream]]\n" + "\n".join(lines) + "\n"
+
+
+@contextlib.contextmanager
+def serving_through(port: int, directory: Path, elsewhere: Elsewhere, authority: Authority) -> Iterator[ServingHost]:
+    """A host in *directory* that reaches the account elsewhere by *port* of this machine: a proxy's."""
+    directory.mkdir(exist_ok=True)
+    key_file = directory / "key"
+    key_file.write_text(elsewhere.key)
+    endpoint = f"https://127.0.0.1:{port}/{ACCOUNT}"
+    host = ServingHost(directory, upstream_table(endpoint, authority.file, account_key_file=str(key_file)))
+    host.start()
+    try:
+        yield host
+    finally:
+        host.stop()

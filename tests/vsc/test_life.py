@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import multiprocessing
 import os
 import socket
@@ -21,6 +22,7 @@ from pvblob.errors import DeviceGone, HostUnavailable
 from pvblob.http import Request
 from pvblob.vsc.handshake import Handshake
 from tests.conftest import rest
+from tests.waiting import until
 
 RequestTo = Callable[..., Request]
 
@@ -208,26 +210,52 @@ def test_tasks_that_all_find_no_connection_make_one(
     assert handshakes == 1
 
 
+async def test_a_closed_client_is_gone_for_the_host_while_its_loop_runs_on(
+    live_host: Any, request_to: RequestTo
+) -> None:
+    """`Link.close`: the host lets go of everything at once, not when the loop's last reference is collected."""
+    exchange = AsyncExchange(live_host.socket_path)
+    assert (await exchange.perform(request_to("GET", "/?comp=list"))).status == 200
+    gc.disable()
+    try:
+        await exchange.aclose()
+        until(lambda: live_host.call(lambda: live_host.host.guests) == 0, "the host still has the guest")
+    finally:
+        gc.enable()
+
+
 # ---- a handshake that meets a rescind, at each of its steps
 
 
 class RescindAtStep:
-    """Has the host withdraw every device before or after the guest's message number *step*, once."""
+    """Has the host withdraw every device before or after the guest's message number *step*, once.
+
+    The host must have noticed guests of before go, and this one come: else there is nobody to withdraw from.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, live_host: Any, step: int, *, before: bool) -> None:
         self.sent = 0
+        self._host = live_host
+        self._await_guests(0)
         send = Handshake._send
 
         def rescinding(handshake: Handshake, *message: Any) -> None:
             self.sent += 1
             at_step = self.sent == step
             if at_step and before:
-                live_host.call(live_host.host.rescind)
+                self._rescind()
             send(handshake, *message)
             if at_step and not before:
-                live_host.call(live_host.host.rescind)
+                self._rescind()
 
         monkeypatch.setattr(Handshake, "_send", rescinding)
+
+    def _rescind(self) -> None:
+        self._await_guests(1)
+        self._host.call(self._host.host.rescind)
+
+    def _await_guests(self, count: int) -> None:
+        until(lambda: self._host.call(lambda: self._host.host.guests) == count, f"not {count} guests")
 
 
 def connect_blocking(socket_path: str) -> bool:

@@ -12,7 +12,6 @@ import os
 import socket
 import tempfile
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,17 +26,10 @@ from pvblob.client.exchange import AsyncExchange, Exchange
 from pvblob.errors import DeviceStatusError, LentMemoryExhausted
 from pvblob.http import Request
 from pvblob.vsc.device import Device
+from tests.waiting import until
 
 MIB = 1 << 20
 CONTENT = bytes(np.random.default_rng(9).integers(0, 256, 8 * MIB, dtype=np.uint8))
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for something that happens without our doing."""
-    deadline, pause = time.monotonic() + 10, threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, what
-        pause.wait(0.002)
 
 
 @pytest.fixture

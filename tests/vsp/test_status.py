@@ -15,6 +15,7 @@ from pvblob.vsc.device import Completion, Device
 from pvblob.vsp.budget import Limits
 from pvblob.vsp.status import PENDING_COLUMNS, pending_text, snapshot, uuid_text
 from tests.conftest import GateBackend, LiveHost
+from tests.waiting import until
 
 
 def test_a_request_in_flight_is_shown_with_its_lengths_and_guest_addresses(
@@ -110,14 +111,6 @@ def begin(device: Device, target: str, count: int) -> list[Completion]:
     return [device.submit(request, device.allocate(4096), None, guid=os.urandom(16)) for _ in range(count)]
 
 
-def until(condition: Callable[[], bool]) -> None:
-    for _ in range(3000):
-        if condition():
-            return
-        threading.Event().wait(0.01)
-    raise AssertionError("it does not come about")
-
-
 def states(state: Any) -> Counter[str]:
     return Counter(request["state"] for request in state["requests"])
 
@@ -130,17 +123,17 @@ def test_requests_that_python_has_not_taken_or_not_let_in_are_shown_too(make_hos
     sent = begin(device, "/look", 1)
     assert backend.began.wait(30)
     sent += begin(device, "/wait", 100)
-    until(lambda: host.host.engine.waiting(0)[0] == 100)
+    until(lambda: host.host.engine.waiting(0)[0] == 100, "the requests did not arrive")
     backend.go_on.set()
     sent[0].wait()
     assert states(backend.state) == {"running": 1, "queued": 100}
     assert backend.state["requests_in_flight"] == 101
     assert len(pending_text(backend.state).splitlines()) == 2 + 101
     assert pending_text(backend.state).splitlines()[-1].endswith(" queued")
-    until(lambda: host.host.engine.waiting(0)[0] == 0)
+    until(lambda: host.host.engine.waiting(0)[0] == 0, "Python did not take the requests")
     alone = Limits().requests_running_max // 2
     expected = {"running": alone, "waiting": 100 - alone}
-    until(lambda: host.call(lambda: states(snapshot(host.host, {}))) == expected)
+    until(lambda: host.call(lambda: states(snapshot(host.host, {}))) == expected, "the states did not come about")
     host.call(backend.ending.set)
     assert all(one.wait()[0] == 0 for one in sent[1:])
     device.close()

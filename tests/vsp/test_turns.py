@@ -12,6 +12,7 @@ from pvblob.client.exchange import Exchange
 from pvblob.http import Body, Fields, Request, Response
 from pvblob.vsc.device import Completion, Device
 from pvblob.vsp.dispatch import EVENTS_PER_GUEST
+from tests.waiting import until
 
 HOST = "devstoreaccount1.blob.core.windows.net"
 IN_FLIGHT = 400
@@ -59,7 +60,7 @@ def test_a_request_beside_a_guest_with_hundreds_waits_for_a_turn_and_not_for_the
         assert recorder.held.wait(30)
         flood = submit(flooding, "/flood", IN_FLIGHT)  # all of them wait before the other guest's one
         alone = submit(other, "/alone", 1)
-        until(lambda: {host.host.engine.queued(key) for key in (1, 2)} == {IN_FLIGHT, 1})
+        until(lambda: {host.host.engine.queued(key) for key in (1, 2)} == {IN_FLIGHT, 1}, "the requests did not queue")
         recorder.go_on.set()
         ended(alone)
         ended(flood)
@@ -67,11 +68,3 @@ def test_a_request_beside_a_guest_with_hundreds_waits_for_a_turn_and_not_for_the
     position = recorder.order.index("/alone")
     assert position <= TURNS * (EVENTS_PER_GUEST + 1), f"{position} requests went before it"
     assert recorder.order.count("/flood") == IN_FLIGHT
-
-
-def until(condition: Callable[[], bool]) -> None:
-    for _ in range(3000):
-        if condition():
-            return
-        threading.Event().wait(0.01)
-    raise AssertionError("it does not come about")
