@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
+import re
 import subprocess
 import sys
+import termios
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,11 +77,38 @@ def test_status_names_guests_channels_rings_counters_and_offload(serving: Servin
     assert state["offload"]["hits"] + state["offload"]["misses"] >= 20
 
 
+def on_a_terminal(*command: str, columns: int) -> str:
+    """Run *command* on a terminal of its own and return what it shows there."""
+    ours, its = os.openpty()
+    termios.tcsetwinsize(its, (24, columns))
+    environment = {**os.environ, "TERM": "xterm", "NO_COLOR": ""}
+    environment.pop("COLUMNS", None)
+    with subprocess.Popen(command, stdin=its, stdout=its, stderr=its, env=environment) as process:
+        os.close(its)
+        shown = b""
+        with contextlib.suppress(OSError), os.fdopen(ours, "rb", buffering=0) as terminal:  # EIO: its last user ended
+            while piece := terminal.read(65536):
+                shown += piece
+    assert process.returncode == 0, shown
+    return shown.decode()
+
+
 def test_status_is_readable_for_people(serving: Serving, client: Client) -> None:
     done = pvblob("status", "--socket", serving.socket)
     assert done.returncode == 0, done.stderr
-    for text in (f"host pid {serving.process.pid}", "Guests: 1", "Counters", "Offload", "denied"):
+    for text in (f"host pid {serving.process.pid}", "Guests: 1", "Channels: 1", "Counters", "Offload", "denied"):
         assert text in done.stdout
+    (row,) = (line for line in done.stdout.splitlines() if line.lstrip().startswith(f"{os.getpid()} "))
+    assert row.split()[1:4] == [str(os.geteuid()), "me", "channel"]
+
+
+def test_on_a_terminal_of_80_columns_status_cuts_nothing(serving: Serving, client: Client) -> None:
+    shown = on_a_terminal(*PVBLOB, "status", "--socket", serving.socket, columns=80)
+    assert "\x1b[" in shown, "a terminal was there"
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
+    assert "…" not in "".join(lines)
+    (head,) = (line for line in lines if "cgroup" in line)
+    assert head.split() == ["pid", "uid", "entry", "mode", "cgroup", "lent", "hits", "channels"]
 
 
 def test_without_a_host_status_says_how_to_start_one(tmp_path: Path) -> None:

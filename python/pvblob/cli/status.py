@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket as sockets
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +31,9 @@ Examples:
   pvblob status --pending
 """
 TIMEOUT_S = 10.0
+# What no terminal shows is not folded: programs and files get each row as one line.
+UNCUT_COLUMNS = 1000
+TEXTS = frozenset(("entry", "mode", "cgroup", "UUID", "name", "state"))
 
 
 def run(
@@ -70,9 +74,10 @@ def ask(control_socket: Path) -> dict[str, Any]:
 
 
 def _print(state: dict[str, Any]) -> None:
+    from rich.columns import Columns
     from rich.console import Console
 
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else UNCUT_COLUMNS)
     console.print(
         f"host pid {state['pid']}, up {state['uptime_s']:.0f} s, device {state['device']}\n"
         f"sockets {', '.join(state['sockets'])}; http {state.get('http') or 'off'}; "
@@ -83,37 +88,47 @@ def _print(state: dict[str, Any]) -> None:
         soft_wrap=True,
     )
     console.print(_guests(state))
+    if any(guest["channels"] for guest in state["guests"]):
+        console.print(_channels(state))
     if state["requests"]:
         console.print(_requests(state))
     if state.get("upstream"):
         console.print(_upstream(state["upstream"]))
-    console.print(_counters("Counters", state["counters"]))
-    if state.get("front"):
-        console.print(_counters("HTTP front", state["front"]))
-    console.print(_counters("Offload", state["offload"]))
+    counters = [("Counters", state["counters"]), ("HTTP front", state.get("front")), ("Offload", state["offload"])]
+    console.print(Columns([_counters(title, values) for title, values in counters if values], padding=(0, 4)))
 
 
 def _table(title: str, *columns: str) -> Table:
+    """A table that folds what does not fit and cuts nothing."""
     from rich import box
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
     for column in columns:
-        table.add_column(column, justify="left" if column in ("entry", "cgroup", "UUID", "name", "state") else "right")
+        table.add_column(column, justify="left" if column in TEXTS else "right", overflow="fold")
     return table
 
 
 def _guests(state: dict[str, Any]) -> Table:
-    columns = ("pid", "uid", "entry", "mode", "cgroup", "lent", "hits", "channel", "in flight", "queued")
-    table = _table(f"Guests: {len(state['guests'])}", *columns, "ring in", "ring out", "kept", "uploads")
+    columns = ("pid", "uid", "entry", "mode", "cgroup", "lent", "hits", "channels")
+    table = _table(f"Guests: {len(state['guests'])}", *columns)
     for guest in state["guests"]:
         who = [guest["pid"], guest["uid"], guest["entry"], guest["mode"], guest["cgroup"] or "-"]
-        who += [output.size_text(guest["lent_bytes"]), f"{guest['offload_hits']:,}"]
-        for channel in guest["channels"] or [{}]:
-            rings = [_ring(channel.get(ring)) for ring in ("from_guest", "to_guest")]
-            activity = [channel.get(name, "-") for name in ("relid", "in_flight", "queued")]
-            rest = [channel.get(name, "-") for name in ("kept_answers", "uploads")]
-            table.add_row(*(_cell(value) for value in (*who, *activity, *rings, *rest)))
+        lent, hits = output.size_text(guest["lent_bytes"]), f"{guest['offload_hits']:,}"
+        table.add_row(*(_cell(value) for value in (*who, lent, hits, len(guest["channels"]))))
+    return table
+
+
+def _channels(state: dict[str, Any]) -> Table:
+    """A row for each channel, named as `pvblob rescind` takes it; ring: bytes that lie in it, of how many."""
+    rows = [(guest["pid"], channel) for guest in state["guests"] for channel in guest["channels"]]
+    columns = ("channel", "in flight", "queued", "ring in", "ring out", "kept", "uploads")
+    table = _table(f"Channels: {len(rows)}", *columns)
+    for pid, channel in rows:
+        activity = [channel[name] for name in ("in_flight", "queued")]
+        rings = [_ring(channel[ring]) for ring in ("from_guest", "to_guest")]
+        rest = [channel[name] for name in ("kept_answers", "uploads")]
+        table.add_row(*(_cell(value) for value in (f"{pid}/{channel['relid']}", *activity, *rings, *rest)))
     return table
 
 
@@ -122,8 +137,10 @@ def _ring(ring: dict[str, int] | None) -> str:
 
 
 def _requests(state: dict[str, Any]) -> Table:
+    """Where the buffers lie is for debuggers: --pending and --json have it."""
     first = ("pid", "age_s", "state")
-    columns = (*first, *(column for column in state["requests"][0] if column not in first))
+    rest = (name for name in state["requests"][0] if name not in first and not name.endswith("_buffer"))
+    columns = (*first, *rest)
     table = _table(f"Requests in flight: {state['requests_in_flight']}", *columns)
     for request in state["requests"]:
         table.add_row(*(_cell(request[column]) for column in columns))
