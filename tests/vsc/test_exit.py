@@ -148,7 +148,5 @@ def test_workers_load_batches_while_the_parent_reads_on(dataset: BlobDataset, me
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_real_data_loader_reads_through_the_channel(dataset: BlobDataset, method: str) -> None:
     data = pytest.importorskip("torch.utils.data", reason="torch is not installed")
-    loader = data.DataLoader(
-        dataset, batch_size=4, num_workers=2, multiprocessing_context=method, collate_fn=lambda batch: batch
-    )
+    loader = data.DataLoader(dataset, batch_size=4, num_workers=2, multiprocessing_context=method, collate_fn=list)
     assert [sample for batch in loader for sample in batch] == list(dataset)
