@@ -52,6 +52,16 @@ def test_a_directory_travels_with_r(pvblob: Run, tmp_path: Path) -> None:
     assert pvblob("ls", "backups").stdout == ""
 
 
+def test_an_account_s_name_lists_its_containers(pvblob: Run) -> None:
+    pvblob("put", "-", "things/a", "--create", input="x")
+    assert "things" in pvblob("ls").stdout.split()
+    for place in ("pvblob://devstoreaccount1", "pvblob://devstoreaccount1/"):
+        assert pvblob("ls", place).stdout == pvblob("ls").stdout
+    for place in ("pvblob://", "pvblob:///x", "pvblob://devstoreaccount1//x"):
+        assert "write CONTAINER/BLOB" in pvblob("ls", place).stderr
+    assert "write CONTAINER/BLOB" in pvblob("rm", "-r", "pvblob://devstoreaccount1").stderr
+
+
 def test_a_listing_rolls_up_at_slashes(pvblob: Run) -> None:
     for name in ("a", "d/1", "d/2"):
         pvblob("put", "-", f"things/{name}", "--create", input="x")

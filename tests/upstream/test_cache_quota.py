@@ -189,3 +189,12 @@ def test_a_quota_that_makes_no_sense_is_refused(size: object, said: str, tmp_pat
     config.write_text(f'cache_dir = "/c"\ncache_size = {64 << 20}\ncache_guest_size = {size!r}\n')
     with pytest.raises(SettingsError, match=said):
         load({}, config)
+
+
+def test_sizes_are_numbers_of_bytes_or_say_their_unit_as_in_the_policy(tmp_path: Path) -> None:
+    config = tmp_path / "pvblob.toml"
+    account = '[[upstream]]\naccount = "far"\nauthorization = "none"\npart_size = "4MiB"\nbytes_per_s = "100MiB"\n'
+    config.write_text(f'cache_dir = "/c"\ncache_size = "2GiB"\ncache_guest_size = {1 << 30}\n{account}')
+    settings = load({}, config)
+    assert (settings.cache_size, settings.cache_guest_size) == (2 << 30, 1 << 30)
+    assert (settings.upstream[0].part_size, settings.upstream[0].bytes_per_s) == (4 << 20, 100 << 20)

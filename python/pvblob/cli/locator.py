@@ -14,21 +14,25 @@ SCHEME = "pvblob://"
 
 @dataclass(frozen=True, slots=True)
 class Locator:
-    """A place in an account. account: None leaves it to `--account`.  blob: a name, a prefix, or "" for none."""
+    """A place in an account.
+
+    account: None leaves it to `--account`.  container: "" only where a whole account may be named.  blob: a name, a
+    prefix, or "" for none.
+    """
 
     account: str | None
     container: str
     blob: str
 
     @classmethod
-    def parse(cls, text: str) -> Locator:
-        """Parse *text*. Raises SettingsError when the container is missing."""
+    def parse(cls, text: str, *, whole_account: bool = False) -> Locator:
+        """Parse *text*. Raises SettingsError when the container is missing and no *whole_account* may be named."""
         account = None
         rest = text
         if text.startswith(SCHEME):
             account, _, rest = text.removeprefix(SCHEME).partition("/")
         container, _, blob = rest.partition("/")
-        if not container or account == "":
+        if account == "" or not (container or (whole_account and account and not blob)):
             raise SettingsError(f"{text!r}: write CONTAINER/BLOB or {SCHEME}ACCOUNT/CONTAINER/BLOB")
         return cls(account, container, blob)
 

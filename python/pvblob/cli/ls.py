@@ -13,11 +13,13 @@ from pvblob.cli.locator import Locator
 
 HELP = """List containers or blobs.
 
-Without PLACE: the account's containers. Names are rolled up at "/" unless -r is given. Columns: size, time (UTC), name.
+Without PLACE, or with pvblob://ACCOUNT: the account's containers. Names are rolled up at "/" unless -r is given. Columns: size, time (UTC), name.
 
 Examples:
 
   pvblob ls
+
+  pvblob ls pvblob://contoso
 
   pvblob ls models/v3/
 
@@ -26,7 +28,9 @@ Examples:
 
 
 def run(
-    place: Annotated[str | None, typer.Argument(metavar="[PLACE]", help="CONTAINER or CONTAINER/PREFIX.")] = None,
+    place: Annotated[
+        str | None, typer.Argument(metavar="[PLACE]", help="CONTAINER, CONTAINER/PREFIX or an account.")
+    ] = None,
     recursive: options.Recursive = False,
     start_from: Annotated[str | None, typer.Option(help="The first name that may appear.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many entries.")] = None,
@@ -36,9 +40,9 @@ def run(
     timeout_s: options.TimeoutS = options.TIMEOUT_S,
 ) -> None:
     """Print one entry per line, as pages arrive."""
-    where = Locator.parse(place) if place else None
+    where = Locator.parse(place, whole_account=True) if place else None
     with options.connect(socket, account, timeout_s, *([where] if where else [])) as client:
-        if where is None:
+        if where is None or not where.container:
             for container in islice(client.list_containers(), limit):
                 if as_json:
                     output.json_line(output.record(container))

@@ -13,9 +13,18 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, IPvAnyAddress, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    IPvAnyAddress,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from pvblob.errors import SettingsError
@@ -81,10 +90,10 @@ class UpstreamSettings(BaseModel):
     connections_max: int = Field(64, ge=1, le=4096)
     connections_warm: int = Field(2, ge=0, le=256)
     requests_per_s: float | None = Field(None, gt=0)
-    bytes_per_s: float | None = Field(None, gt=0)
-    part_size: int = Field(8 << 20, ge=256 << 10, le=256 << 20)
+    bytes_per_s: Annotated[ByteSize, Field(gt=0)] | None = None
+    part_size: Annotated[ByteSize, Field(ge=256 << 10, le=256 << 20)] = ByteSize(8 << 20)
     parallel: int = Field(4, ge=1, le=64)
-    put_block_size: int | None = Field(None, ge=1 << 20, le=4000 << 20)
+    put_block_size: Annotated[ByteSize, Field(ge=1 << 20, le=4000 << 20)] | None = None
     hedge_after_s: float | None = Field(None, gt=0)
     stall_timeout_s: float = Field(15.0, gt=0)
     cache: tuple[CacheSettings, ...] = ()
@@ -151,8 +160,8 @@ class HostSettings(BaseSettings):
     upstream: tuple[UpstreamSettings, ...] = ()
     upstream_connections_max: int = Field(256, ge=1)
     cache_dir: Path | None = None
-    cache_size: int = Field(10 << 30, ge=64 << 20)
-    cache_guest_size: int | None = Field(None, ge=16 << 20)
+    cache_size: Annotated[ByteSize, Field(ge=64 << 20)] = ByteSize(10 << 30)
+    cache_guest_size: Annotated[ByteSize, Field(ge=16 << 20)] | None = None
     http_certificate: Path | None = None
     http_key: Path | None = None
     offload_entries_max: int = Field(16384, ge=0, le=1 << 24)
