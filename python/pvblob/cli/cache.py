@@ -82,7 +82,6 @@ _COLUMNS = (
 )
 # The first columns are always there; of the others those that say something, for all would fit no terminal.
 _COLUMNS_ALWAYS = 5
-_LINE_MAX = 400
 _HEADINGS = {"size_bytes": "size", "hit_bytes": "given"}
 
 Account = Annotated[
@@ -215,22 +214,21 @@ def _command(socket: Path, request: dict[str, Any]) -> Any:
 
 
 def _print(state: dict[str, Any]) -> None:
-    from rich.console import Console
-
-    console = Console()
     held, room = output.size_text(state["size_bytes"]), output.size_text(state["size_bytes_max"])
     text = f"{state['directory']}: {held} of {room}, {state['blocks']:,} blocks"
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
-    rows = state["containers"]
+    output.show(text, _containers(state["containers"]), _guests(state))
+
+
+def _containers(rows: list[dict[str, Any]]) -> Table:
     told = [name for name in _COLUMNS[_COLUMNS_ALWAYS:] if any(row[name] for row in rows)]
     columns = [*_COLUMNS[:_COLUMNS_ALWAYS], *told]
     table = _table("Containers", "place", *columns)
     for row in rows:
         table.add_row(f"{row['account']}/{row['container']}", *(_cell(name, row[name]) for name in columns))
-    # Figures cut short tell nothing: rather let the terminal break long lines.
-    wide = console.options.update_width(_LINE_MAX)
-    console.width = max(console.width, console.measure(table, options=wide).maximum)
-    console.print(table)
+    return table
+
+
+def _guests(state: dict[str, Any]) -> Table:
     quota = state["guest_bytes_max"]
     table = _table("Guests", "guest", "blocks", "size_bytes", "quota")
     for row in state["guests"]:
@@ -239,18 +237,11 @@ def _print(state: dict[str, Any]) -> None:
         over = quota is not None and row["guest"] is not None and row["size_bytes"] > quota
         size = _cell("size_bytes", row["size_bytes"])
         table.add_row(who, f"{row['blocks']:,}", size, f"{text} (above)" if over else text)
-    console.print(table)
+    return table
 
 
 def _table(title: str, *columns: str) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
-    for column in columns:
-        justify: Any = "left" if column in ("place", "guest") else "right"
-        table.add_column(_HEADINGS.get(column, column), justify=justify, no_wrap=column == "place")
-    return table
+    return output.table(title, {name: _HEADINGS.get(name, name) for name in columns}, ("place", "guest"))
 
 
 def _cell(name: str, value: int) -> str:

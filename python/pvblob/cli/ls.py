@@ -13,7 +13,8 @@ from pvblob.cli.locator import Locator
 
 HELP = """List containers or blobs.
 
-Without PLACE, or with pvblob://ACCOUNT: the account's containers. Names are rolled up at "/" unless -r is given. Columns: size, time (UTC), name.
+Without PLACE, or with pvblob://ACCOUNT: the account's containers. Names are rolled up at "/" unless -r is given.
+Columns: size, time (UTC), name.
 
 Examples:
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.progress import Progress
+    from rich.table import Table
 
     from pvblob import BlobPrefix, BlobProperties, ContainerProperties, Written
 
+_COLUMNS_MAX = 1000
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -38,6 +42,31 @@ def size_text(size_bytes: float) -> str:
 def record(value: BlobProperties | BlobPrefix | ContainerProperties | Written) -> dict[str, Any]:
     """Return a client's value as a JSON object: times in ISO 8601, MD5 in hexadecimal, nothing that is unknown."""
     return {name: entry for name, entry in asdict(value).items() if entry not in (None, {})}
+
+
+def table(title: str, columns: Mapping[str, str], texts: Collection[str]) -> Table:
+    """Return an empty table with these columns: name → heading. Those of *texts* are set left, the others right."""
+    from rich import box
+    from rich.table import Table
+
+    made = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
+    for name, heading in columns.items():
+        made.add_column(heading, justify="left" if name in texts else "right", no_wrap=True)
+    return made
+
+
+def show(*parts: RenderableType) -> None:
+    """Print tables, and text as it is. Figures cut short tell nothing: the terminal breaks lines that are too long."""
+    from rich.console import Console
+
+    console = Console()
+    terminal_columns, unlimited = console.width, console.options.update_width(_COLUMNS_MAX)
+    for part in parts:
+        if isinstance(part, str):
+            text_line(part)
+        else:
+            console.width = max(terminal_columns, console.measure(part, options=unlimited).maximum)
+            console.print(part)
 
 
 def progress_bar() -> Progress:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket as sockets
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,8 +30,6 @@ Examples:
   pvblob status --pending
 """
 TIMEOUT_S = 10.0
-# What no terminal shows is not folded: programs and files get each row as one line.
-UNCUT_COLUMNS = 1000
 TEXTS = frozenset(("entry", "mode", "cgroup", "UUID", "name", "state"))
 
 
@@ -75,38 +72,27 @@ def ask(control_socket: Path) -> dict[str, Any]:
 
 def _print(state: dict[str, Any]) -> None:
     from rich.columns import Columns
-    from rich.console import Console
 
-    console = Console(width=None if sys.stdout.isatty() else UNCUT_COLUMNS)
-    console.print(
+    about = (
         f"host pid {state['pid']}, up {state['uptime_s']:.0f} s, device {state['device']}\n"
         f"sockets {', '.join(state['sockets'])}; http {state.get('http') or 'off'}; "
         f"metrics {state.get('metrics') or 'off'}\n"
-        f"store {state.get('store', '-')} (durability: {state.get('durability', '-')}); policy: {state['policy']}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
+        f"store {state.get('store', '-')} (durability: {state.get('durability', '-')}); policy: {state['policy']}"
     )
-    console.print(_guests(state))
+    tables = [_guests(state)]
     if any(guest["channels"] for guest in state["guests"]):
-        console.print(_channels(state))
+        tables.append(_channels(state))
     if state["requests"]:
-        console.print(_requests(state))
+        tables.append(_requests(state))
     if state.get("upstream"):
-        console.print(_upstream(state["upstream"]))
+        tables.append(_upstream(state["upstream"]))
     counters = [("Counters", state["counters"]), ("HTTP front", state.get("front")), ("Offload", state["offload"])]
-    console.print(Columns([_counters(title, values) for title, values in counters if values], padding=(0, 4)))
+    beside = Columns([_counters(title, values) for title, values in counters if values], padding=(0, 4))
+    output.show(about, *tables, beside)
 
 
 def _table(title: str, *columns: str) -> Table:
-    """A table that folds what does not fit and cuts nothing."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="left" if column in TEXTS else "right", overflow="fold")
-    return table
+    return output.table(title, dict(zip(columns, columns, strict=True)), TEXTS)
 
 
 def _guests(state: dict[str, Any]) -> Table:
