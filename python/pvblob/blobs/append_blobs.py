@@ -12,8 +12,8 @@ from pvblob.blobs.answers import Call, Pairs, Refusal, answer
 from pvblob.blobs.blob_changes import existing_blob
 from pvblob.blobs.block_blobs import written_pairs
 from pvblob.blobs.catalog import BlobRow
-from pvblob.blobs.committer import Transaction
 from pvblob.blobs.copy_source import COPY_SOURCE
+from pvblob.blobs.mutation import Transaction
 from pvblob.blobs.properties import refuse_unsupported
 from pvblob.blobs.store import Store, Written, container_in
 from pvblob.http import Fields, Response

@@ -14,7 +14,7 @@ from http import HTTPStatus
 
 from pvblob.blobs import blob_changes, blob_snapshots
 from pvblob.blobs.answers import Call, Refusal, answer, invalid_target, refuse
-from pvblob.blobs.committer import Transaction
+from pvblob.blobs.mutation import Transaction
 from pvblob.blobs.store import Store
 from pvblob.blobs.target import InvalidTarget, Target, account_in_host, parse_target, split_url
 from pvblob.http import Body, BytesBody, Fields, Request, Response

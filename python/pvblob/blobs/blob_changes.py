@@ -11,8 +11,8 @@ from pvblob.blobs import catalog, leases
 from pvblob.blobs.answers import Call, Refusal, answer
 from pvblob.blobs.block_blobs import written_pairs
 from pvblob.blobs.catalog import BlobRow, dump_json
-from pvblob.blobs.committer import Transaction
 from pvblob.blobs.conditions import Conditions
+from pvblob.blobs.mutation import Transaction
 from pvblob.blobs.properties import has_settings, metadata_of, refuse_unsupported, settings_of, tier_of
 from pvblob.blobs.store import Store, container_in
 from pvblob.http import Response

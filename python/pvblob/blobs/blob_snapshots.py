@@ -10,10 +10,10 @@ from pvblob.blobs.answers import Call, Refusal, answer
 from pvblob.blobs.blob_changes import existing_blob, found_blob
 from pvblob.blobs.block_blobs import written_pairs
 from pvblob.blobs.catalog import BlobRow, dump_json
-from pvblob.blobs.committer import Transaction
 from pvblob.blobs.conditions import Conditions
 from pvblob.blobs.extents import block_runs
 from pvblob.blobs.moments import moment_text, parse_moment
+from pvblob.blobs.mutation import Transaction
 from pvblob.blobs.properties import metadata_of, refuse_unsupported
 from pvblob.blobs.store import Store, container_in
 from pvblob.http import Response

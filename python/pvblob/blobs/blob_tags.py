@@ -17,10 +17,10 @@ from pvblob.blobs.answers import Call, Refusal, answer, answer_xml
 from pvblob.blobs.blob_changes import existing_blob
 from pvblob.blobs.blob_reads import readable
 from pvblob.blobs.catalog import load_json
-from pvblob.blobs.committer import Transaction
 from pvblob.blobs.containers import endpoint
 from pvblob.blobs.listing import name_xml
 from pvblob.blobs.listing_query import decode_marker, encode_marker, page_size
+from pvblob.blobs.mutation import Transaction
 from pvblob.blobs.segment_work import to_the_end
 from pvblob.blobs.store import Store, container_in
 from pvblob.blobs.tag_expressions import CONTAINER, Comparison, parse_search

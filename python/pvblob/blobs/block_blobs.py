@@ -17,10 +17,10 @@ from pvblob.blobs import catalog, leases, snapshots, streams, structured
 from pvblob.blobs.answers import Call, Pairs, Refusal, answer, answer_xml, etag, http_date
 from pvblob.blobs.block_list_xml import Entry, decode_block_id, parse_block_list
 from pvblob.blobs.catalog import BlobRow, dump_json
-from pvblob.blobs.committer import Transaction
 from pvblob.blobs.conditions import Conditions
 from pvblob.blobs.extents import Allocation, block_runs
 from pvblob.blobs.layout import Block, pack, unpack
+from pvblob.blobs.mutation import Transaction
 from pvblob.blobs.properties import (
     decode_md5,
     encode_base64,

@@ -16,13 +16,13 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
-from pvblob.blobs import catalog, once
+from pvblob.blobs import once
 from pvblob.blobs.answers import Refusal, refuse
-from pvblob.blobs.extents import Allocation, Extents, Run
-from pvblob.blobs.generations import Generations, Key
+from pvblob.blobs.extents import Extents
+from pvblob.blobs.generations import Generations
+from pvblob.blobs.mutation import Mutation, Transaction
 from pvblob.http import OnceKey, Request, Response
 
 log = logging.getLogger(__name__)
@@ -31,82 +31,6 @@ BATCH_MAX = 512
 IDLE_AFTER_S = 5.0
 BUSY_EVERY_S = 0.1
 _TICKS_TO_1970 = 621_355_968_000_000_000  # 100 ns ticks from year 1, the unit Azure's ETags count in
-
-
-@dataclass(slots=True)
-class Transaction:
-    """What a mutation's closure works with: the connection inside its savepoint, and what it decides.
-
-    now, now_ms: seconds and milliseconds since 1970, one value per batch.  freed: runs the catalog no longer refers to.
-    touched: whose committed state changes. What a reader can see of a blob is changed through the methods below only,
-    so that nothing is forgotten.
-    """
-
-    connection: sqlite3.Connection
-    now: int
-    now_ms: int
-    next_version: Callable[[], int]
-    freed: list[Run] = field(default_factory=list)
-    touched: set[Key] = field(default_factory=set)
-
-    def write_blob(self, container_id: int, name: bytes, row: catalog.BlobRow) -> None:
-        """Insert or replace a committed blob."""
-        self.touched.add((container_id, name))
-        catalog.write_blob(self.connection, container_id, name, row)
-
-    def write_tier(self, container_id: int, name: bytes, tier: str) -> None:
-        """Change a blob's tier."""
-        self.touched.add((container_id, name))
-        catalog.write_tier(self.connection, container_id, name, tier, self.now)
-
-    def write_tags(self, container_id: int, name: bytes, old: str, new: str) -> None:
-        """Change a blob's tags."""
-        self.touched.add((container_id, name))
-        catalog.write_tags(self.connection, container_id, name, new)
-        catalog.index_tags(self.connection, container_id, name, old, new)
-
-    def write_lease(self, container_id: int, name: bytes, lease: str) -> None:
-        """Change a blob's lease ("": none)."""
-        self.touched.add((container_id, name))
-        catalog.write_lease(self.connection, container_id, name, lease)
-
-    def delete_blob(self, container_id: int, name: bytes) -> None:
-        """Delete a committed blob's row."""
-        self.touched.add((container_id, name))
-        catalog.delete_blob(self.connection, container_id, name)
-
-    def delete_container(self, container_id: int) -> None:
-        """Let a container and all its blobs vanish."""
-        self.touched.add((container_id, None))
-        catalog.delete_container(self.connection, container_id)
-
-    @property
-    def deletes_container(self) -> bool:
-        """Whether cached container ids are stale after this commit."""
-        return any(name is None for _, name in self.touched)
-
-
-@dataclass(slots=True)
-class Mutation:
-    """One change: *apply* runs on the committer's thread inside the batch's transaction.
-
-    written: runs that hold this mutation's bytes; the committer takes them over.  outcome: set when it took effect,
-    and then the catalog refers to all of *written*.  settled: the answer may be given (the loop's thread sets it).
-    """
-
-    request: Request
-    apply: Callable[[Transaction], Response]
-    written: tuple[Allocation, ...] = ()
-    once: OnceKey | None = None
-    future: asyncio.Future[Response] | None = None
-    response: Response | None = None
-    settled: bool = False
-    outcome: Transaction | None = None
-    _claim: threading.Lock = field(default_factory=threading.Lock)
-
-    def claim(self) -> bool:
-        """Take the one right to decide this mutation's fate: the committer to apply it, the caller to withdraw it."""
-        return self._claim.acquire(blocking=False)
 
 
 class BatchSizes:

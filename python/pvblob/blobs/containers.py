@@ -13,10 +13,10 @@ from xml.sax.saxutils import escape
 from pvblob.blobs import catalog, leases, snapshots
 from pvblob.blobs.answers import Call, Pairs, Refusal, answer, answer_xml, etag, http_date
 from pvblob.blobs.catalog import ContainerRow, dump_json, load_json
-from pvblob.blobs.committer import Transaction
 from pvblob.blobs.conditions import Conditions
 from pvblob.blobs.extents import Run, block_runs
 from pvblob.blobs.listing_query import decode_marker, encode_marker, page_size
+from pvblob.blobs.mutation import Transaction
 from pvblob.blobs.properties import metadata_of, metadata_pairs
 from pvblob.blobs.store import Store, container_in
 from pvblob.http import Response

@@ -14,10 +14,11 @@ import uuid
 from pvblob.blobs import block_blobs, from_url
 from pvblob.blobs.answers import Call, Refusal, answer, http_date
 from pvblob.blobs.catalog import dump_json, load_json
-from pvblob.blobs.committer import Transaction, storage_failure
+from pvblob.blobs.committer import storage_failure
 from pvblob.blobs.copy_source import COPY_SOURCE, SourceBody, copied_tags, found_source
 from pvblob.blobs.extents import Allocation
 from pvblob.blobs.layout import Block
+from pvblob.blobs.mutation import Transaction
 from pvblob.blobs.properties import metadata_of, refuse_unsupported, tier_of
 from pvblob.blobs.segment_work import to_the_end
 from pvblob.blobs.store import Store, container_in

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pvblob.blobs import leases
 from pvblob.blobs.answers import Call, Pairs, Refusal, answer, etag, http_date
 from pvblob.blobs.blob_changes import found_blob
-from pvblob.blobs.committer import Transaction
 from pvblob.blobs.conditions import Conditions
 from pvblob.blobs.leases import Lease
+from pvblob.blobs.mutation import Transaction
 from pvblob.blobs.store import Store, container_in
 from pvblob.http import Fields, Response
 

@@ -15,11 +15,12 @@ from typing import NamedTuple
 
 from pvblob.blobs import catalog, snapshots
 from pvblob.blobs.answers import Call, Pairs, Refusal
-from pvblob.blobs.committer import Committer, Mutation, Transaction, storage_failure
+from pvblob.blobs.committer import Committer, storage_failure
 from pvblob.blobs.extents import Allocation, Extents
 from pvblob.blobs.generations import Generations
 from pvblob.blobs.layout import Block
 from pvblob.blobs.moments import parse_moment
+from pvblob.blobs.mutation import Mutation, Transaction
 from pvblob.blobs.properties import encode_base64, encode_crc64
 from pvblob.blobs.streams import StreamCache
 from pvblob.blobs.versions import BlobVersion, VersionCache
