@@ -8,6 +8,11 @@ This module imports nothing, and every part of pvblob may import it.
 
 from __future__ import annotations
 
+REASON_FIELD = "x-pvblob-reason"
+"""The field with an error's text where the answer may have no body (HEAD); Azure has its code there and no text.
+
+Its value is ASCII; other characters, control characters and backslashes are escaped as in a Python string literal."""
+
 
 class PvblobError(Exception):
     """Base of every error pvblob raises on purpose."""

@@ -102,6 +102,20 @@ def test_a_guest_gets_what_its_policy_allows_and_403_for_the_rest(
     assert guarded.guard.audit.denied == 6
 
 
+def test_the_answer_to_head_has_no_body_and_says_why_it_is_denied_all_the_same(guarded: Guarded) -> None:
+    """A body is all that Azure's format has for it; the SDK shows HTTP's reason phrase, which a channel has not."""
+    guarded.enforce(allowing(Rule(containers=("open",))))
+    with guarded.client() as client:
+        with pytest.raises(Denied) as denied:
+            client.stat("shut", "über\n\\")
+        assert "policy entry 'me' does not allow read there" in denied.value.message
+        assert denied.value.message.isprintable()
+    with BlobServiceClient(URL, transport=PvblobTransport(guarded.host.socket_path)) as service:
+        with pytest.raises(HttpResponseError) as refused:
+            service.get_blob_client("shut", "b").get_blob_properties()
+        assert "policy entry 'me' does not allow read there" in str(refused.value)
+
+
 def test_a_copy_needs_the_right_to_read_its_source(guarded: Guarded) -> None:
     guarded.enforce(allowing(Rule(containers=("open",)), Rule(containers=("shut",), prefixes=(b"mine/",))))
     service = BlobServiceClient(URL, transport=PvblobTransport(guarded.host.socket_path), retry_total=0)

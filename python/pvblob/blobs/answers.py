@@ -17,7 +17,7 @@ from functools import lru_cache
 from xml.sax.saxutils import escape
 
 from pvblob.blobs.target import InvalidTarget, Target
-from pvblob.errors import PvblobError
+from pvblob.errors import REASON_FIELD, PvblobError
 from pvblob.http import Body, Fields, FileContent, Head, Request, Response, Slot
 
 VERSION_NEWEST = "2026-10-06"
@@ -204,9 +204,16 @@ def refuse(request: Request, refusal: Refusal) -> Response:
     """Turn *refusal* into its Response: XML body except for HEAD and 304, which carry the code in a field only."""
     pairs: Pairs = [("x-ms-error-code", refusal.code), *refusal.fields]
     if request.method == "HEAD" or refusal.status == 304:
+        if refusal.message != ERRORS[refusal.code][1]:
+            pairs.append(reason(refusal.message))
         return answer(request, refusal.status, pairs)
     body = f"<Error><Code>{refusal.code}</Code><Message>{escape(refusal.message)}</Message></Error>"
     return answer_xml(request, refusal.status, body, pairs)
+
+
+def reason(message: str) -> tuple[str, str]:
+    """Return the field that says *message* where no body may."""
+    return REASON_FIELD, message.encode("unicode_escape").decode("ascii")
 
 
 def invalid_target(request: Request, error: InvalidTarget) -> Response:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from pvblob.client.properties import BlobPrefix, BlobProperties, ContainerProperties, Written
-from pvblob.errors import BlobError, Conflict, InvalidRange, blob_error
+from pvblob.errors import REASON_FIELD, BlobError, Conflict, InvalidRange, blob_error
 from pvblob.http import METADATA, spelled_metadata
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def time_of(text: str | None) -> datetime | None:
 def error(answer: Answer, request: Request) -> BlobError:
     """Return the error of an answer with status >= 300, naming the request it belongs to."""
     code = answer.fields.get("x-ms-error-code") or ""
-    text = ""
+    text = answer.fields.get(REASON_FIELD) or ""
     if answer.content.lstrip(b"\xef\xbb\xbf").startswith(b"<"):
         from xml.etree import ElementTree
 

@@ -17,6 +17,7 @@ from azure.core.pipeline.transport import AsyncHttpResponse, HttpResponse
 from azure.core.rest._http_response_impl import HttpResponseImpl
 from azure.core.rest._http_response_impl_async import AsyncHttpResponseImpl
 
+from pvblob.errors import REASON_FIELD
 from pvblob.http import METADATA_NAMES, spelled_metadata
 from pvblob.integrations.azure_content import decoded
 
@@ -116,6 +117,11 @@ def _text(value: str) -> str:
         return value
 
 
+def _reason(answer: Answer) -> str:
+    """HTTP's reason phrase, which a channel does not carry; the SDK shows it where an error has no body."""
+    return answer.fields.get(REASON_FIELD) or reason_phrases.get(answer.status, "")
+
+
 class ContentStream:
     """What `stream_download` gives: the content as one piece. The SDK reads and sets attributes on it.
 
@@ -173,7 +179,7 @@ class _HeldContent:
             _internal_response=None,
             _block_size=4096,
             _status_code=answer.status,
-            _reason=reason_phrases.get(answer.status, ""),
+            _reason=_reason(answer),
             _content_type=headers.get("content-type"),
             _headers=headers,
             _stream_download_generator=stream_type,
@@ -243,7 +249,7 @@ class _LegacyContent:
         response: Any = self
         response.status_code = answer.status
         response.headers = ResponseHeaders.of(answer.fields)
-        response.reason = reason_phrases.get(answer.status, "")
+        response.reason = _reason(answer)
         response.content_type = response.headers.get("content-type")
         self._answered = answer.content
         self._whole = decoded(answer.content, response.headers)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from xml.sax.saxutils import escape
 
-from pvblob.blobs.answers import answer, answer_xml
+from pvblob.blobs.answers import answer, answer_xml, reason
 from pvblob.http import Request, Response
 
 # XML 1.0 has no way to write most control characters; a string to sign may hold any byte a client sent.
@@ -40,6 +40,7 @@ class Rejection:
         if self.challenge:
             pairs.append(("www-authenticate", self.challenge))
         if request.method == "HEAD":
+            pairs.append(reason(f"{self.message} {self.detail}".rstrip()))
             return answer(request, self.status, pairs)
         return answer_xml(request, self.status, self._document(), pairs)
 
