@@ -51,9 +51,9 @@ class AsyncClient:
     waits for a busy or restarting host included.
     """
 
-    def __init__(self, exchange: AsyncExchange, *, account: str = DEVELOPMENT_ACCOUNT, timeout_s: float = 60.0) -> None:
+    def __init__(self, exchange: AsyncExchange, operations: Operations | None = None, timeout_s: float = 60.0) -> None:
         self._exchange = exchange
-        self._operations = Operations(account)
+        self._operations = operations or Operations(DEVELOPMENT_ACCOUNT)
         self._timeout_s = timeout_s
         self._reads = Reads(exchange.device(), self._operations, timeout_s)
         self._awaited = AwaitedReads(self._reads, exchange.adevice(), timeout_s)
@@ -68,7 +68,7 @@ class AsyncClient:
         """
         exchange = AsyncExchange(socket_path)
         await exchange.connect()
-        return cls(exchange, account=account, timeout_s=timeout_s)
+        return cls(exchange, Operations(account), timeout_s)
 
     @property
     def account(self) -> str:
@@ -320,10 +320,14 @@ class AsyncClient:
         await self.aclose()
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _restored, (type(self), self._exchange, self.account, self._timeout_s)
+        return type(self), (self._exchange, self._operations, self._timeout_s)
 
     def __repr__(self) -> str:
         return f"AsyncClient(account={self.account!r}, timeout_s={self._timeout_s})"
+
+    def asking(self, operations: Operations) -> Self:
+        """Return a client on the same channel that builds its requests with *operations*."""
+        return type(self)(self._exchange, operations, self._timeout_s)
 
     def _left_s(self, began_at: float) -> float:
         """Return what is left of a request's time, for the general path after the short one."""
@@ -331,7 +335,3 @@ class AsyncClient:
 
     async def _run(self, call: Call[T]) -> T:
         return call.interpret(await self._exchange.perform(call.request, call.body, timeout_s=self._timeout_s))
-
-
-def _restored(kind: type[AsyncClient], exchange: AsyncExchange, account: str, timeout_s: float) -> AsyncClient:
-    return kind(exchange, account=account, timeout_s=timeout_s)

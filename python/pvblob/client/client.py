@@ -47,9 +47,9 @@ class Client:
     waits for a busy or restarting host included.
     """
 
-    def __init__(self, exchange: Exchange, *, account: str = DEVELOPMENT_ACCOUNT, timeout_s: float = 60.0) -> None:
+    def __init__(self, exchange: Exchange, operations: Operations | None = None, timeout_s: float = 60.0) -> None:
         self._exchange = exchange
-        self._operations = Operations(account)
+        self._operations = operations or Operations(DEVELOPMENT_ACCOUNT)
         self._timeout_s = timeout_s
         self._reads = Reads(exchange.device(), self._operations, timeout_s)
 
@@ -63,7 +63,7 @@ class Client:
         """
         exchange = Exchange(socket_path)
         exchange.connect()
-        return cls(exchange, account=account, timeout_s=timeout_s)
+        return cls(exchange, Operations(account), timeout_s)
 
     @property
     def account(self) -> str:
@@ -382,10 +382,14 @@ class Client:
         self.close()
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _restored, (type(self), self._exchange, self.account, self._timeout_s)
+        return type(self), (self._exchange, self._operations, self._timeout_s)
 
     def __repr__(self) -> str:
         return f"Client(account={self.account!r}, timeout_s={self._timeout_s})"
+
+    def asking(self, operations: Operations) -> Self:
+        """Return a client on the same channel that builds its requests with *operations*."""
+        return type(self)(self._exchange, operations, self._timeout_s)
 
     def _left_s(self, began_at: float) -> float:
         """Return what is left of a request's time, for the general path after the short one."""
@@ -393,7 +397,3 @@ class Client:
 
     def _run(self, call: Call[T]) -> T:
         return call.interpret(self._exchange.perform(call.request, call.body, timeout_s=self._timeout_s))
-
-
-def _restored(kind: type[Client], exchange: Exchange, account: str, timeout_s: float) -> Client:
-    return kind(exchange, account=account, timeout_s=timeout_s)

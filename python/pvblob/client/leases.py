@@ -10,9 +10,8 @@ Nothing here waits by itself, and nothing renews by itself: a program that works
 from __future__ import annotations
 
 import contextlib
-from copy import copy
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pvblob.client.operations import LeasedOperations
 from pvblob.errors import BlobError
@@ -32,9 +31,7 @@ AnyClient = TypeVar("AnyClient", "Client", "AsyncClient")
 
 def holding(client: AnyClient, lease_id: str) -> AnyClient:
     """Return a client on the same channel whose requests carry the lease, reads of content aside, which need none."""
-    made = copy(client)
-    made._operations = LeasedOperations(client.account, lease_id)
-    return made
+    return client.asking(LeasedOperations(client.account, lease_id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +59,6 @@ class HeldLease(Generic[Handle]):
     def _run(self, action: str) -> None:
         client = self.handle.client
         client._run(client._operations.lease(*self.handle.place, action))
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return _restored, (type(self), self.handle, self.id)
 
     def __enter__(self) -> Self:
         return self
@@ -101,16 +95,9 @@ class AsyncHeldLease(Generic[AsyncHandle]):
         client = self.handle.client
         await client._run(client._operations.lease(*self.handle.place, action))
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return _restored, (type(self), self.handle, self.id)
-
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:
         with contextlib.suppress(BlobError):
             await self.release()
-
-
-def _restored(kind: type[Any], handle: Any, lease_id: str) -> Any:
-    return kind(replace(handle, client=holding(handle.client, lease_id)), lease_id)
