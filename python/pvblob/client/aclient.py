@@ -24,6 +24,7 @@ from pvblob.client.operations import (
     STREAM_BYTES,
     Call,
     CopyOptions,
+    ListOptions,
     Operations,
     WriteOptions,
     block_id,
@@ -262,18 +263,13 @@ class AsyncClient:
         page_size: int | None = None,
     ) -> AsyncIterator[BlobProperties | BlobPrefix]:
         """See `Client.list`."""
-        query = {
-            "prefix": prefix,
-            "delimiter": delimiter,
-            "startFrom": start_from,
-            "include": "metadata" if include_metadata else None,
-            "maxresults": str(page_size) if page_size else None,
-        }
-        page = await self._run(self._operations.list_blobs(container, query, ""))
+        include = "metadata" if include_metadata else ""
+        options = ListOptions(prefix, delimiter, start_from, include, page_size)
+        page = await self._run(self._operations.list_blobs(container, options, ""))
         for entry in page.entries:
             yield entry
         while page.next_marker:
-            page = await self._run(self._operations.list_blobs(container, query, page.next_marker))
+            page = await self._run(self._operations.list_blobs(container, options, page.next_marker))
             for entry in page.entries:
                 yield entry
 

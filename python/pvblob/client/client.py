@@ -20,6 +20,7 @@ from pvblob.client.operations import (
     STREAM_BYTES,
     Call,
     CopyOptions,
+    ListOptions,
     Operations,
     WriteOptions,
     copy_pauses_s,
@@ -328,17 +329,12 @@ class Client:
         prefix: only names that begin with it.  delimiter: names that hold it after the prefix are rolled up into one
         BlobPrefix.  start_from: the first name that may appear.  page_size: entries per request, at most 5,000.
         """
-        query = {
-            "prefix": prefix,
-            "delimiter": delimiter,
-            "startFrom": start_from,
-            "include": "metadata" if include_metadata else None,
-            "maxresults": str(page_size) if page_size else None,
-        }
-        page = self._run(self._operations.list_blobs(container, query, ""))
+        include = "metadata" if include_metadata else ""
+        options = ListOptions(prefix, delimiter, start_from, include, page_size)
+        page = self._run(self._operations.list_blobs(container, options, ""))
         yield from page.entries
         while page.next_marker:
-            page = self._run(self._operations.list_blobs(container, query, page.next_marker))
+            page = self._run(self._operations.list_blobs(container, options, page.next_marker))
             yield from page.entries
 
     def list_containers(self, prefix: str = "") -> Iterator[ContainerProperties]:

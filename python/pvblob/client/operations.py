@@ -11,7 +11,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from time import monotonic
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from pvblob.client import answers
@@ -86,6 +86,7 @@ class Operations:
     """Builds the calls of one account. It holds nothing else, so it may be shared and copied freely."""
 
     __slots__ = ("account", "authority")
+    _WITH_SNAPSHOTS: ClassVar[Pairs] = [("x-ms-delete-snapshots", "include")]
 
     def __init__(self, account: str) -> None:
         self.account = account
@@ -93,6 +94,11 @@ class Operations:
 
     def _request(self, method: str, target: str, fields: Pairs) -> Request:
         return Request(method, "https", self.authority, target, Fields.lowered([_VERSION, *fields]))
+
+    def _blob(self, container: str, blob: str, query: str = "") -> str:
+        """Return the target of a blob, or of one of its subresources."""
+        path = blob_target(container, blob)
+        return f"{path}?{query}" if query else path
 
     # ---- reading a blob ---------------------------------------------------------------------------------------------
 
@@ -116,13 +122,13 @@ class Operations:
         if if_match is not None or if_none_match is not None:
             fields += conditions(if_match, if_none_match)
         method = "HEAD" if length == 0 else "GET"  # an empty range cannot be written as a header field
-        return Request(method, "https", self.authority, blob_target(container, blob), Fields.lowered(fields))
+        return Request(method, "https", self.authority, self._blob(container, blob), Fields.lowered(fields))
 
     def stat(
         self, container: str, blob: str, if_match: str | None = None, if_none_match: str | None = None
     ) -> Call[BlobProperties]:
         """Get Blob Properties."""
-        request = self._request("HEAD", blob_target(container, blob), conditions(if_match, if_none_match))
+        request = self._request("HEAD", self._blob(container, blob), conditions(if_match, if_none_match))
         return Call(request, lambda answer: answers.properties(answer, request, blob))
 
     # ---- writing a blob ---------------------------------------------------------------------------------------------
@@ -130,12 +136,12 @@ class Operations:
     def put_blob(self, container: str, blob: str, data: Buffer, options: WriteOptions) -> Call[Written]:
         """Put Blob, the whole content at once."""
         fields = [("x-ms-blob-type", "BlockBlob"), *options.fields()]
-        request = self._request("PUT", blob_target(container, blob), fields)
+        request = self._request("PUT", self._blob(container, blob), fields)
         return Call(request, lambda answer: answers.written(answer, request), data)
 
     def put_block(self, container: str, blob: str, block_id: str, data: Buffer) -> Call[None]:
         """Put Block."""
-        target = f"{blob_target(container, blob)}?comp=block&blockid={quote(block_id, safe='')}"
+        target = self._blob(container, blob, f"comp=block&blockid={quote(block_id, safe='')}")
         return self._checked("PUT", target, [], data)
 
     def put_block_list(
@@ -144,14 +150,14 @@ class Operations:
         """Put Block List: the blob becomes these uncommitted blocks, in this order."""
         listed = "".join(f"<Uncommitted>{block_id}</Uncommitted>" for block_id in block_ids)
         body = f'<?xml version="1.0" encoding="utf-8"?><BlockList>{listed}</BlockList>'.encode("ascii")
-        target = f"{blob_target(container, blob)}?comp=blocklist"
+        target = self._blob(container, blob, "comp=blocklist")
         request = self._request("PUT", target, [("content-type", "application/xml"), *options.fields()])
         return Call(request, lambda answer: answers.written(answer, request), body)
 
     def create_append_blob(self, container: str, blob: str) -> Call[bool]:
         """Put Blob: an append blob, empty, where there is no blob; the value says whether there was none."""
         fields = [("x-ms-blob-type", "AppendBlob"), ("if-none-match", "*")]
-        return self._presence("PUT", blob_target(container, blob), fields, "BlobAlreadyExists")
+        return self._presence("PUT", self._blob(container, blob), fields, "BlobAlreadyExists")
 
     def append_block(self, container: str, blob: str, data: Buffer, position: int | None) -> Call[int | None]:
         """Append Block; the value is the offset at which it begins, None when there is no blob to append to.
@@ -162,12 +168,12 @@ class Operations:
         if not 0 < size_bytes <= APPEND_BYTES_MAX:
             raise ValueError(f"an append takes 1 byte to {APPEND_BYTES_MAX >> 20} MiB, not {size_bytes} bytes")
         fields = [] if position is None else [("x-ms-blob-condition-appendpos", str(position))]
-        request = self._request("PUT", f"{blob_target(container, blob)}?comp=appendblock", fields)
+        request = self._request("PUT", self._blob(container, blob, "comp=appendblock"), fields)
         return Call(request, lambda answer: answers.appended(answer, request), data)
 
     def copy(self, source: tuple[str, str], container: str, blob: str, options: CopyOptions) -> Call[Copied]:
         """Copy Blob from *source*, (container, blob) of the same account; the value says whether it has ended."""
-        url = f"https://{self.authority}{blob_target(*source)}"
+        url = f"https://{self.authority}{self._blob(*source)}"
         request = self._request("PUT", blob_target(container, blob), [("x-ms-copy-source", url), *options.fields()])
         return Call(request, lambda answer: answers.copied(answer, request))
 
@@ -181,13 +187,13 @@ class Operations:
     ) -> Call[Written]:
         """Set Blob Metadata: replaces all of it."""
         fields = metadata_fields(metadata) + conditions(if_match, None)
-        request = self._request("PUT", f"{blob_target(container, blob)}?comp=metadata", fields)
+        request = self._request("PUT", self._blob(container, blob, "comp=metadata"), fields)
         return Call(request, lambda answer: answers.written(answer, request))
 
     def delete(self, container: str, blob: str, missing_ok: bool, if_match: str | None) -> Call[bool]:
         """Delete Blob with its snapshots; the value says whether there was one."""
-        fields = [("x-ms-delete-snapshots", "include"), *conditions(if_match, None)]
-        return self._presence("DELETE", blob_target(container, blob), fields, "BlobNotFound" if missing_ok else "")
+        fields = [*self._WITH_SNAPSHOTS, *conditions(if_match, None)]
+        return self._presence("DELETE", self._blob(container, blob), fields, "BlobNotFound" if missing_ok else "")
 
     def delete_many(self, container: str, blobs: Sequence[str]) -> Call[dict[str, BlobError]]:
         """Blob Batch of at most 256 deletes; the value holds the blobs that could not be deleted."""
@@ -200,26 +206,28 @@ class Operations:
 
     def lease(self, container: str, blob: str | None, action: str, duration_s: int = INFINITE) -> Call[str]:
         """Lease Blob, or (blob None) Lease Container; the value is the lease's id, "" of one that is released."""
-        place = (
-            f"{container_target(container)}?restype=container&" if blob is None else f"{blob_target(container, blob)}?"
+        container_query = "?restype=container&comp=lease"
+        target = (
+            container_target(container) + container_query if blob is None else self._blob(container, blob, "comp=lease")
         )
         fields = [("x-ms-lease-action", action)]
         if action == "acquire":
             fields.append(("x-ms-lease-duration", str(duration_s)))
-        request = self._request("PUT", f"{place}comp=lease", fields)
+        request = self._request("PUT", target, fields)
         return Call(request, lambda answer: answers.lease_id(answer, request))
 
     # ---- listing ----------------------------------------------------------------------------------------------------
 
-    def list_blobs(self, container: str, query: Mapping[str, str | None], marker: str) -> Call[BlobPage]:
+    def list_blobs(self, container: str, options: ListOptions, marker: str) -> Call[BlobPage]:
         """List Blobs, one page."""
-        target = container_target(container) + _query(restype="container", comp="list", **query, marker=marker)
+        asked = {"restype": "container", "comp": "list", **options.query(), "marker": marker}
+        target = container_target(container) + query_text(**asked)
         request = self._request("GET", target, [])
         return Call(request, lambda answer: answers.blob_page(answer, request))
 
     def list_containers(self, prefix: str, marker: str) -> Call[ContainerPage]:
         """List Containers, one page, metadata included."""
-        target = "/" + _query(comp="list", prefix=prefix, include="metadata", marker=marker)
+        target = "/" + query_text(comp="list", prefix=prefix, include="metadata", marker=marker)
         request = self._request("GET", target, [])
         return Call(request, lambda answer: answers.container_page(answer, request))
 
@@ -293,6 +301,26 @@ class WriteOptions(NamedTuple):
         ]
 
 
+class ListOptions(NamedTuple):
+    """What a listing of blobs shows; see `Client.list`. include: names of List Blobs, with commas between them."""
+
+    prefix: str = ""
+    delimiter: str | None = None
+    start_from: str | None = None
+    include: str = ""
+    page_size: int | None = None
+
+    def query(self) -> dict[str, str | None]:
+        """Return the parameters of the query, those that are empty included."""
+        return {
+            "prefix": self.prefix,
+            "delimiter": self.delimiter,
+            "startFrom": self.start_from,
+            "include": self.include,
+            "maxresults": str(self.page_size) if self.page_size else None,
+        }
+
+
 class CopyOptions(NamedTuple):
     """What a copy may set or demand. metadata: None keeps the source's."""
 
@@ -326,5 +354,6 @@ def block_id(upload: bytes, index: int) -> str:
     return b64encode(upload + index.to_bytes(6, "big")).decode("ascii")
 
 
-def _query(**parameters: str | None) -> str:
+def query_text(**parameters: str | None) -> str:
+    """Return the query of these parameters, those without a value left out."""
     return "?" + "&".join(f"{name}={quote(value, safe='')}" for name, value in parameters.items() if value)
