@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pvblob.client.properties import BlobPrefix as BlobPrefix
     from pvblob.client.properties import BlobProperties as BlobProperties
     from pvblob.client.properties import ContainerProperties as ContainerProperties
+    from pvblob.client.properties import FoundBlob as FoundBlob
     from pvblob.client.properties import Written as Written
     from pvblob.errors import AlreadyExists as AlreadyExists
     from pvblob.errors import BlobError as BlobError
@@ -35,6 +36,7 @@ _HOME = {
     "BlobPrefix": "pvblob.client.properties",
     "BlobProperties": "pvblob.client.properties",
     "ContainerProperties": "pvblob.client.properties",
+    "FoundBlob": "pvblob.client.properties",
     "Written": "pvblob.client.properties",
 } | dict.fromkeys(
     (

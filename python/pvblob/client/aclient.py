@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pvblob.client import answers, batch, bodies
+from pvblob.client import answers, batch, bodies, tags
 from pvblob.client.awaited_reads import AwaitedReads
 from pvblob.client.exchange import AsyncExchange
 from pvblob.client.handles import AsyncContainerHandle
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from pvblob.client.properties import BlobPrefix, BlobProperties, ContainerProperties, Written
+    from pvblob.client.answers import Page
+    from pvblob.client.properties import BlobPrefix, BlobProperties, ContainerProperties, FoundBlob, Written
     from pvblob.errors import BlobError
     from pvblob.vsc.registration import RegisteredMemory
 
@@ -252,7 +253,7 @@ class AsyncClient:
 
     # ---- listing and containers -------------------------------------------------------------------------------------
 
-    async def list(
+    def list(
         self,
         container: str,
         prefix: str = "",
@@ -265,23 +266,15 @@ class AsyncClient:
         """See `Client.list`."""
         include = "metadata" if include_metadata else ""
         options = ListOptions(prefix, delimiter, start_from, include, page_size)
-        page = await self._run(self._operations.list_blobs(container, options, ""))
-        for entry in page.entries:
-            yield entry
-        while page.next_marker:
-            page = await self._run(self._operations.list_blobs(container, options, page.next_marker))
-            for entry in page.entries:
-                yield entry
+        return self._entries(lambda marker: self._operations.list_blobs(container, options, marker))
 
-    async def list_containers(self, prefix: str = "") -> AsyncIterator[ContainerProperties]:
+    def find(self, where: str, container: str | None = None) -> AsyncIterator[FoundBlob]:
+        """See `Client.find`."""
+        return self._entries(lambda marker: tags.find(self._operations, container, where, marker))
+
+    def list_containers(self, prefix: str = "") -> AsyncIterator[ContainerProperties]:
         """See `Client.list_containers`."""
-        page = await self._run(self._operations.list_containers(prefix, ""))
-        for entry in page.entries:
-            yield entry
-        while page.next_marker:
-            page = await self._run(self._operations.list_containers(prefix, page.next_marker))
-            for entry in page.entries:
-                yield entry
+        return self._entries(lambda marker: self._operations.list_containers(prefix, marker))
 
     async def create_container(
         self, container: str, *, exist_ok: bool = False, metadata: Mapping[str, str] | None = None
@@ -328,6 +321,16 @@ class AsyncClient:
     def _left_s(self, began_at: float) -> float:
         """Return what is left of a request's time, for the general path after the short one."""
         return self._timeout_s - (monotonic() - began_at)
+
+    async def _entries(self, page_from: Callable[[str], Call[Page[T]]]) -> AsyncIterator[T]:
+        """Yield a listing's entries, a page asked for when the one before is consumed."""
+        page = await self._run(page_from(""))
+        for entry in page.entries:
+            yield entry
+        while page.next_marker:
+            page = await self._run(page_from(page.next_marker))
+            for entry in page.entries:
+                yield entry
 
     async def _run(self, call: Call[T]) -> T:
         return call.interpret(await self._exchange.perform(call.request, call.body, timeout_s=self._timeout_s))

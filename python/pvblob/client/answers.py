@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from base64 import b64decode
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from pvblob.client.properties import BlobPrefix, BlobProperties, ContainerProperties, Written
 from pvblob.errors import REASON_FIELD, BlobError, Conflict, InvalidRange, blob_error
@@ -37,18 +37,13 @@ _ELEMENTS = (
     "Content-Type", "Content-Encoding", "Content-Language", "Content-Disposition", "Cache-Control",
 )  # fmt: skip
 
-
-class BlobPage(NamedTuple):
-    """One page of a listing of blobs; next_marker is "" on the last."""
-
-    entries: list[BlobProperties | BlobPrefix]
-    next_marker: str
+Entry = TypeVar("Entry")
 
 
-class ContainerPage(NamedTuple):
-    """One page of a listing of containers; next_marker is "" on the last."""
+class Page(NamedTuple, Generic[Entry]):
+    """One page of a listing or search. next_marker: where the next one begins, "" after the last."""
 
-    entries: list[ContainerProperties]
+    entries: list[Entry]
     next_marker: str
 
 
@@ -178,16 +173,16 @@ def container_properties(answer: Answer, request: Request, name: str) -> Contain
     return ContainerProperties(name, fields.get("etag") or "", time_of(fields.get("last-modified")), metadata(answer))
 
 
-def blob_page(answer: Answer, request: Request) -> BlobPage:
+def blob_page(answer: Answer, request: Request) -> Page[BlobProperties | BlobPrefix]:
     """Return one page of List Blobs."""
-    root = _xml(answer, request)
+    root = xml(answer, request)
     entries = [_listed(element) for element in root.iterfind("Blobs/*")]
-    return BlobPage(entries, root.findtext("NextMarker") or "")
+    return Page(entries, root.findtext("NextMarker") or "")
 
 
-def container_page(answer: Answer, request: Request) -> ContainerPage:
+def container_page(answer: Answer, request: Request) -> Page[ContainerProperties]:
     """Return one page of List Containers."""
-    root = _xml(answer, request)
+    root = xml(answer, request)
     entries = [
         ContainerProperties(
             element.findtext("Name") or "",
@@ -197,10 +192,11 @@ def container_page(answer: Answer, request: Request) -> ContainerPage:
         )
         for element in root.iterfind("Containers/Container")
     ]
-    return ContainerPage(entries, root.findtext("NextMarker") or "")
+    return Page(entries, root.findtext("NextMarker") or "")
 
 
-def _xml(answer: Answer, request: Request) -> Element:
+def xml(answer: Answer, request: Request) -> Element:
+    """Return the root of a successful answer's XML."""
     check(answer, request)
     from xml.etree import ElementTree  # imported here: most programs never list
 
@@ -212,8 +208,9 @@ def _listed(element: Element) -> BlobProperties | BlobPrefix:
     if element.tag == "BlobPrefix":
         return BlobPrefix(name)
     get = {child.tag: child.text for child in element.iterfind("Properties/*")}.get
-    size_bytes, etag = int(get("Content-Length") or 0), _quoted(get("Etag"))
-    return _blob(name, size_bytes, etag, get, _ELEMENTS, get("Content-MD5"), _listed_metadata(element))
+    size_bytes, etag, metadata = int(get("Content-Length") or 0), _quoted(get("Etag")), _listed_metadata(element)
+    snapshot = element.findtext("Snapshot")
+    return _blob(name, size_bytes, etag, get, _ELEMENTS, get("Content-MD5"), metadata, snapshot)
 
 
 def _blob(
@@ -224,12 +221,14 @@ def _blob(
     spelling: tuple[str, ...],
     md5: str | None,
     metadata: dict[str, str],
+    snapshot: str | None = None,
 ) -> BlobProperties:
     """Put a blob's properties together from the look-up *get*, whose names *spelling* tells."""
     modified, created, blob_type, content_type, encoding, language, disposition, cache_control = map(get, spelling)
     return BlobProperties(
         name, size_bytes, etag, time_of(modified), time_of(created), blob_type or "BlockBlob",
-        content_type, encoding, language, disposition, cache_control, b64decode(md5) if md5 else None, metadata,
+        content_type, encoding, language, disposition, cache_control, b64decode(md5) if md5 else None,
+        metadata, snapshot,
     )  # fmt: skip
 
 

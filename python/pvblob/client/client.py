@@ -6,12 +6,12 @@ used by many threads, survives a fork, and pickles as its settings.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from time import monotonic, sleep
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pvblob.client import answers, batch, bodies
+from pvblob.client import answers, batch, bodies, tags
 from pvblob.client.exchange import Exchange
 from pvblob.client.handles import ContainerHandle
 from pvblob.client.many import IN_FLIGHT, Done, Feed, each
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from pvblob.client.properties import BlobPrefix, BlobProperties, ContainerProperties, Written
+    from pvblob.client.answers import Page
+    from pvblob.client.properties import BlobPrefix, BlobProperties, ContainerProperties, FoundBlob, Written
     from pvblob.errors import BlobError
     from pvblob.vsc.registration import RegisteredMemory
 
@@ -331,19 +332,15 @@ class Client:
         """
         include = "metadata" if include_metadata else ""
         options = ListOptions(prefix, delimiter, start_from, include, page_size)
-        page = self._run(self._operations.list_blobs(container, options, ""))
-        yield from page.entries
-        while page.next_marker:
-            page = self._run(self._operations.list_blobs(container, options, page.next_marker))
-            yield from page.entries
+        return self._entries(lambda marker: self._operations.list_blobs(container, options, marker))
+
+    def find(self, where: str, container: str | None = None) -> Iterator[FoundBlob]:
+        """Yield the account's, or the container's, blobs by their tags, e.g. `"project" = 'x' AND "year" >= '2026'`."""
+        return self._entries(lambda marker: tags.find(self._operations, container, where, marker))
 
     def list_containers(self, prefix: str = "") -> Iterator[ContainerProperties]:
         """Yield the account's containers in the order of their names."""
-        page = self._run(self._operations.list_containers(prefix, ""))
-        yield from page.entries
-        while page.next_marker:
-            page = self._run(self._operations.list_containers(prefix, page.next_marker))
-            yield from page.entries
+        return self._entries(lambda marker: self._operations.list_containers(prefix, marker))
 
     def create_container(
         self, container: str, *, exist_ok: bool = False, metadata: Mapping[str, str] | None = None
@@ -390,6 +387,14 @@ class Client:
     def _left_s(self, began_at: float) -> float:
         """Return what is left of a request's time, for the general path after the short one."""
         return self._timeout_s - (monotonic() - began_at)
+
+    def _entries(self, page_from: Callable[[str], Call[Page[T]]]) -> Iterator[T]:
+        """Yield a listing's entries, a page asked for when the one before is consumed."""
+        page = self._run(page_from(""))
+        yield from page.entries
+        while page.next_marker:
+            page = self._run(page_from(page.next_marker))
+            yield from page.entries
 
     def _run(self, call: Call[T]) -> T:
         return call.interpret(self._exchange.perform(call.request, call.body, timeout_s=self._timeout_s))

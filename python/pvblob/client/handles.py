@@ -7,11 +7,13 @@ made; what the calls mean, take and raise is said once, by `Client` and `AsyncCl
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from pvblob.client import snapshots, tags
 from pvblob.client.leases import AsyncHeldLease, HeldLease
 from pvblob.client.operations import INFINITE
+from pvblob.client.snapshots import SnapshotOperations
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from pvblob.client.aclient import AsyncClient
     from pvblob.client.bodies import AsyncSource, Source
     from pvblob.client.client import Client
-    from pvblob.client.properties import BlobPrefix, BlobProperties, ContainerProperties, Written
+    from pvblob.client.properties import BlobPrefix, BlobProperties, ContainerProperties, FoundBlob, Written
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,37 @@ class BlobHandle:
         """See `Client.delete`."""
         return self.client.delete(self.container, self.name, missing_ok=missing_ok)
 
+    def tags(self) -> dict[str, str]:
+        """Return the blob's tags. Raises NotFound."""
+        return self.client._run(tags.get_tags(self.client._operations, self.container, self.name))
+
+    def set_tags(self, values: Mapping[str, str]) -> None:
+        """Replace the blob's tags, at most ten; its ETag stays. Raises NotFound."""
+        self.client._run(tags.set_tags(self.client._operations, self.container, self.name, values))
+
+    def snapshot(self, metadata: Mapping[str, str] | None = None) -> str:
+        """Keep what the blob is now; return the moment that names it. metadata: its own, else the blob's.
+
+        It costs no bytes: blob and snapshot share theirs. Raises NotFound. Source: Azure REST, "Snapshot Blob".
+        """
+        return self.client._run(snapshots.take(self.client._operations, self.container, self.name, metadata))
+
+    def snapshots(self) -> Iterator[BlobProperties]:
+        """Yield the blob's snapshots, the oldest first; `snapshot` of each names it."""
+        marker: str | None = ""
+        while marker is not None:
+            page = self.client._run(snapshots.page(self.client._operations, self.container, self.name, marker))
+            yield from snapshots.of_blob(page, self.name)
+            marker = snapshots.following(page, self.name)
+
+    def at(self, snapshot: str) -> BlobHandle:
+        """Return the blob as it was at that moment: to be read, and deleted alone. Nothing is sent."""
+        return replace(self, client=self.client.asking(SnapshotOperations(self.client.account, snapshot)))
+
+    def restore(self, snapshot: str) -> Written:
+        """Make the blob what it was at that moment; its snapshots stay. Raises NotFound."""
+        return self.at(snapshot).client.copy(self.container, self.name, self.container, self.name)
+
     def lease(self, duration_s: int = INFINITE) -> HeldLease[BlobHandle]:
         """Take a lease of 15 to 60 seconds, or one without end, so that nobody else can change or delete the blob.
 
@@ -107,6 +140,10 @@ class ContainerHandle:
     def list(self, prefix: str = "", delimiter: str | None = None) -> Iterator[BlobProperties | BlobPrefix]:
         """See `Client.list`."""
         return self.client.list(self.name, prefix, delimiter)
+
+    def find(self, where: str) -> Iterator[FoundBlob]:
+        """See `Client.find`."""
+        return self.client.find(where, self.name)
 
     def lease(self, duration_s: int = INFINITE) -> HeldLease[ContainerHandle]:
         """Take a lease of 15 to 60 seconds, or one without end, so that nobody else can delete the container.
@@ -167,6 +204,35 @@ class AsyncBlobHandle:
         """See `Client.delete`."""
         return await self.client.delete(self.container, self.name, missing_ok=missing_ok)
 
+    async def tags(self) -> dict[str, str]:
+        """See `BlobHandle.tags`."""
+        return await self.client._run(tags.get_tags(self.client._operations, self.container, self.name))
+
+    async def set_tags(self, values: Mapping[str, str]) -> None:
+        """See `BlobHandle.set_tags`."""
+        await self.client._run(tags.set_tags(self.client._operations, self.container, self.name, values))
+
+    async def snapshot(self, metadata: Mapping[str, str] | None = None) -> str:
+        """See `BlobHandle.snapshot`."""
+        return await self.client._run(snapshots.take(self.client._operations, self.container, self.name, metadata))
+
+    async def snapshots(self) -> AsyncIterator[BlobProperties]:
+        """See `BlobHandle.snapshots`."""
+        marker: str | None = ""
+        while marker is not None:
+            page = await self.client._run(snapshots.page(self.client._operations, self.container, self.name, marker))
+            for found in snapshots.of_blob(page, self.name):
+                yield found
+            marker = snapshots.following(page, self.name)
+
+    def at(self, snapshot: str) -> AsyncBlobHandle:
+        """See `BlobHandle.at`."""
+        return replace(self, client=self.client.asking(SnapshotOperations(self.client.account, snapshot)))
+
+    async def restore(self, snapshot: str) -> Written:
+        """See `BlobHandle.restore`."""
+        return await self.at(snapshot).client.copy(self.container, self.name, self.container, self.name)
+
     async def lease(self, duration_s: int = INFINITE) -> AsyncHeldLease[AsyncBlobHandle]:
         """Take a lease of 15 to 60 seconds, or one without end, so that nobody else can change or delete the blob.
 
@@ -207,6 +273,10 @@ class AsyncContainerHandle:
     def list(self, prefix: str = "", delimiter: str | None = None) -> AsyncIterator[BlobProperties | BlobPrefix]:
         """See `Client.list`."""
         return self.client.list(self.name, prefix, delimiter)
+
+    def find(self, where: str) -> AsyncIterator[FoundBlob]:
+        """See `Client.find`."""
+        return self.client.find(where, self.name)
 
     async def lease(self, duration_s: int = INFINITE) -> AsyncHeldLease[AsyncContainerHandle]:
         """Take a lease of 15 to 60 seconds, or one without end, so that nobody else can delete the container.

@@ -21,9 +21,9 @@ from pvblob.http import METADATA, Fields, Request, metadata_spelling
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from pvblob.client.answers import BlobPage, ContainerPage, Copied
+    from pvblob.client.answers import Copied, Page
     from pvblob.client.exchange import Answer
-    from pvblob.client.properties import BlobProperties, ContainerProperties, Written
+    from pvblob.client.properties import BlobPrefix, BlobProperties, ContainerProperties, Written
     from pvblob.errors import BlobError
 
 T = TypeVar("T")
@@ -92,10 +92,11 @@ class Operations:
         self.account = account
         self.authority = f"{account}.blob.core.windows.net"
 
-    def _request(self, method: str, target: str, fields: Pairs) -> Request:
+    def request(self, method: str, target: str, fields: Pairs) -> Request:
+        """Return a request to this account; *fields*: beside the version."""
         return Request(method, "https", self.authority, target, Fields.lowered([_VERSION, *fields]))
 
-    def _blob(self, container: str, blob: str, query: str = "") -> str:
+    def blob(self, container: str, blob: str, query: str = "") -> str:
         """Return the target of a blob, or of one of its subresources."""
         path = blob_target(container, blob)
         return f"{path}?{query}" if query else path
@@ -122,13 +123,13 @@ class Operations:
         if if_match is not None or if_none_match is not None:
             fields += conditions(if_match, if_none_match)
         method = "HEAD" if length == 0 else "GET"  # an empty range cannot be written as a header field
-        return Request(method, "https", self.authority, self._blob(container, blob), Fields.lowered(fields))
+        return Request(method, "https", self.authority, self.blob(container, blob), Fields.lowered(fields))
 
     def stat(
         self, container: str, blob: str, if_match: str | None = None, if_none_match: str | None = None
     ) -> Call[BlobProperties]:
         """Get Blob Properties."""
-        request = self._request("HEAD", self._blob(container, blob), conditions(if_match, if_none_match))
+        request = self.request("HEAD", self.blob(container, blob), conditions(if_match, if_none_match))
         return Call(request, lambda answer: answers.properties(answer, request, blob))
 
     # ---- writing a blob ---------------------------------------------------------------------------------------------
@@ -136,12 +137,12 @@ class Operations:
     def put_blob(self, container: str, blob: str, data: Buffer, options: WriteOptions) -> Call[Written]:
         """Put Blob, the whole content at once."""
         fields = [("x-ms-blob-type", "BlockBlob"), *options.fields()]
-        request = self._request("PUT", self._blob(container, blob), fields)
+        request = self.request("PUT", self.blob(container, blob), fields)
         return Call(request, lambda answer: answers.written(answer, request), data)
 
     def put_block(self, container: str, blob: str, block_id: str, data: Buffer) -> Call[None]:
         """Put Block."""
-        target = self._blob(container, blob, f"comp=block&blockid={quote(block_id, safe='')}")
+        target = self.blob(container, blob, f"comp=block&blockid={quote(block_id, safe='')}")
         return self._checked("PUT", target, [], data)
 
     def put_block_list(
@@ -150,14 +151,14 @@ class Operations:
         """Put Block List: the blob becomes these uncommitted blocks, in this order."""
         listed = "".join(f"<Uncommitted>{block_id}</Uncommitted>" for block_id in block_ids)
         body = f'<?xml version="1.0" encoding="utf-8"?><BlockList>{listed}</BlockList>'.encode("ascii")
-        target = self._blob(container, blob, "comp=blocklist")
-        request = self._request("PUT", target, [("content-type", "application/xml"), *options.fields()])
+        target = self.blob(container, blob, "comp=blocklist")
+        request = self.request("PUT", target, [("content-type", "application/xml"), *options.fields()])
         return Call(request, lambda answer: answers.written(answer, request), body)
 
     def create_append_blob(self, container: str, blob: str) -> Call[bool]:
         """Put Blob: an append blob, empty, where there is no blob; the value says whether there was none."""
         fields = [("x-ms-blob-type", "AppendBlob"), ("if-none-match", "*")]
-        return self._presence("PUT", self._blob(container, blob), fields, "BlobAlreadyExists")
+        return self._presence("PUT", self.blob(container, blob), fields, "BlobAlreadyExists")
 
     def append_block(self, container: str, blob: str, data: Buffer, position: int | None) -> Call[int | None]:
         """Append Block; the value is the offset at which it begins, None when there is no blob to append to.
@@ -168,18 +169,18 @@ class Operations:
         if not 0 < size_bytes <= APPEND_BYTES_MAX:
             raise ValueError(f"an append takes 1 byte to {APPEND_BYTES_MAX >> 20} MiB, not {size_bytes} bytes")
         fields = [] if position is None else [("x-ms-blob-condition-appendpos", str(position))]
-        request = self._request("PUT", self._blob(container, blob, "comp=appendblock"), fields)
+        request = self.request("PUT", self.blob(container, blob, "comp=appendblock"), fields)
         return Call(request, lambda answer: answers.appended(answer, request), data)
 
     def copy(self, source: tuple[str, str], container: str, blob: str, options: CopyOptions) -> Call[Copied]:
         """Copy Blob from *source*, (container, blob) of the same account; the value says whether it has ended."""
-        url = f"https://{self.authority}{self._blob(*source)}"
-        request = self._request("PUT", blob_target(container, blob), [("x-ms-copy-source", url), *options.fields()])
+        url = f"https://{self.authority}{self.blob(*source)}"
+        request = self.request("PUT", blob_target(container, blob), [("x-ms-copy-source", url), *options.fields()])
         return Call(request, lambda answer: answers.copied(answer, request))
 
     def copy_state(self, container: str, blob: str) -> Call[Copied]:
         """Get Blob Properties, for the state of the copy under way."""
-        request = self._request("HEAD", blob_target(container, blob), [])
+        request = self.request("HEAD", blob_target(container, blob), [])
         return Call(request, lambda answer: answers.copied(answer, request))
 
     def set_metadata(
@@ -187,13 +188,13 @@ class Operations:
     ) -> Call[Written]:
         """Set Blob Metadata: replaces all of it."""
         fields = metadata_fields(metadata) + conditions(if_match, None)
-        request = self._request("PUT", self._blob(container, blob, "comp=metadata"), fields)
+        request = self.request("PUT", self.blob(container, blob, "comp=metadata"), fields)
         return Call(request, lambda answer: answers.written(answer, request))
 
     def delete(self, container: str, blob: str, missing_ok: bool, if_match: str | None) -> Call[bool]:
         """Delete Blob with its snapshots; the value says whether there was one."""
         fields = [*self._WITH_SNAPSHOTS, *conditions(if_match, None)]
-        return self._presence("DELETE", self._blob(container, blob), fields, "BlobNotFound" if missing_ok else "")
+        return self._presence("DELETE", self.blob(container, blob), fields, "BlobNotFound" if missing_ok else "")
 
     def delete_many(self, container: str, blobs: Sequence[str]) -> Call[dict[str, BlobError]]:
         """Blob Batch of at most 256 deletes; the value holds the blobs that could not be deleted."""
@@ -201,34 +202,34 @@ class Operations:
 
         boundary, body = batch.encode([blob_target(container, blob) for blob in blobs])
         target = f"{container_target(container)}?restype=container&comp=batch"
-        request = self._request("POST", target, [("content-type", f"multipart/mixed; boundary={boundary}")])
+        request = self.request("POST", target, [("content-type", f"multipart/mixed; boundary={boundary}")])
         return Call(request, partial(batch.failures, request=request, blobs=blobs), body)
 
     def lease(self, container: str, blob: str | None, action: str, duration_s: int = INFINITE) -> Call[str]:
         """Lease Blob, or (blob None) Lease Container; the value is the lease's id, "" of one that is released."""
         container_query = "?restype=container&comp=lease"
         target = (
-            container_target(container) + container_query if blob is None else self._blob(container, blob, "comp=lease")
+            container_target(container) + container_query if blob is None else self.blob(container, blob, "comp=lease")
         )
         fields = [("x-ms-lease-action", action)]
         if action == "acquire":
             fields.append(("x-ms-lease-duration", str(duration_s)))
-        request = self._request("PUT", target, fields)
+        request = self.request("PUT", target, fields)
         return Call(request, lambda answer: answers.lease_id(answer, request))
 
     # ---- listing ----------------------------------------------------------------------------------------------------
 
-    def list_blobs(self, container: str, options: ListOptions, marker: str) -> Call[BlobPage]:
+    def list_blobs(self, container: str, options: ListOptions, marker: str) -> Call[Page[BlobProperties | BlobPrefix]]:
         """List Blobs, one page."""
         asked = {"restype": "container", "comp": "list", **options.query(), "marker": marker}
         target = container_target(container) + query_text(**asked)
-        request = self._request("GET", target, [])
+        request = self.request("GET", target, [])
         return Call(request, lambda answer: answers.blob_page(answer, request))
 
-    def list_containers(self, prefix: str, marker: str) -> Call[ContainerPage]:
+    def list_containers(self, prefix: str, marker: str) -> Call[Page[ContainerProperties]]:
         """List Containers, one page, metadata included."""
         target = "/" + query_text(comp="list", prefix=prefix, include="metadata", marker=marker)
-        request = self._request("GET", target, [])
+        request = self.request("GET", target, [])
         return Call(request, lambda answer: answers.container_page(answer, request))
 
     # ---- containers -------------------------------------------------------------------------------------------------
@@ -246,16 +247,16 @@ class Operations:
 
     def stat_container(self, container: str) -> Call[ContainerProperties]:
         """Get Container Properties."""
-        request = self._request("HEAD", f"{container_target(container)}?restype=container", [])
+        request = self.request("HEAD", f"{container_target(container)}?restype=container", [])
         return Call(request, lambda answer: answers.container_properties(answer, request, container))
 
     def _checked(self, method: str, target: str, fields: Pairs, body: Buffer | None = None) -> Call[None]:
-        request = self._request(method, target, fields)
+        request = self.request(method, target, fields)
         return Call(request, lambda answer: answers.check(answer, request), body)
 
     def _presence(self, method: str, target: str, fields: Pairs, tolerated: str) -> Call[bool]:
         """A call whose value is False when the service answered with the error code *tolerated*."""
-        request = self._request(method, target, fields)
+        request = self.request(method, target, fields)
 
         def interpret(answer: Answer) -> bool:
             if tolerated and answer.fields.get("x-ms-error-code") == tolerated:
@@ -275,8 +276,9 @@ class LeasedOperations(Operations):
         super().__init__(account)
         self._lease_id = lease_id
 
-    def _request(self, method: str, target: str, fields: Pairs) -> Request:
-        return super()._request(method, target, [*fields, ("x-ms-lease-id", self._lease_id)])
+    def request(self, method: str, target: str, fields: Pairs) -> Request:
+        """Return a request that carries the lease."""
+        return super().request(method, target, [*fields, ("x-ms-lease-id", self._lease_id)])
 
 
 class WriteOptions(NamedTuple):

@@ -16,7 +16,8 @@ class BlobProperties:
 
     size_bytes: of the whole blob, whichever part was read.  etag: quoted, ready for `if_match`.  last_modified,
     created: UTC.  content_md5: 16 bytes as the writer declared them, else None.  metadata: names in the case
-    they were set with (the service compares them without case).
+    they were set with (the service compares them without case).  snapshot: the moment of the snapshot a listing
+    shows; None for the blob itself.
     Source: Azure REST, "Get Blob Properties".
     """
 
@@ -33,6 +34,7 @@ class BlobProperties:
     cache_control: str | None = None
     content_md5: bytes | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    snapshot: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,3 +61,12 @@ class Written:
 
     etag: str
     last_modified: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class FoundBlob:
+    """A blob that a search by tags found, with the tags it was found by."""
+
+    container: str
+    name: str
+    tags: Mapping[str, str]
