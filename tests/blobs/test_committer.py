@@ -8,7 +8,8 @@ import threading
 
 import pytest
 
-from pvblob.http import BytesBody, Stored
+from pvblob.http import BytesBody, Fields, Request, Stored
+from tests.blobs.conftest import HOST
 
 
 class GatedBody(BytesBody):
@@ -123,6 +124,32 @@ async def test_mutations_queued_together_commit_together(call):
     answers = await asyncio.gather(*tasks)
     assert {answer.status for answer in answers} == {201}
     assert statements.count("COMMIT") <= 2
+
+
+async def test_a_guests_one_write_beside_another_guests_hundreds_is_in_the_next_batch(durable_call):
+    """Issue 4, flow control; the rules of batches are in test_turns.py."""
+    call = durable_call
+    answered: list[int] = []
+
+    async def put_as(reader: int, name: str) -> None:
+        fields = Fields([("x-ms-blob-type", "BlockBlob")])
+        request = Request("PUT", "https", HOST, f"/con/{name}", fields, guest="uid:1000", reader=reader)
+        assert (await call.service.execute(request, BytesBody(b"x"))).status == 201
+        answered.append(reader)
+
+    gate = hold(call)
+    flood, alone = 1, 2
+    async with asyncio.TaskGroup() as group:
+        group.create_task(put_as(flood, "first"))
+        await entered(gate)
+        for number in range(300):
+            group.create_task(put_as(flood, str(number)))
+        await asyncio.sleep(0)
+        group.create_task(put_as(alone, "alone"))
+        await asyncio.sleep(0)
+        gate.set()
+    assert answered.index(alone) <= 2, "the batch that was being synced when it came, and its own"
+    assert answered.count(flood) == 301
 
 
 @pytest.mark.parametrize(

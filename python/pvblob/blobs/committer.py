@@ -1,8 +1,8 @@
 """The one writer: a thread that applies queued mutations in batches, one transaction and one sync per batch.
 
 A handler submits a `Mutation` whose body bytes lie in its runs already, and awaits `Committer.submit`. The thread
-takes what is queued, applies each mutation in a savepoint (conditions are looked at there, so they are atomic), syncs
-the segments, commits, and hands the outcomes back to the event loop in one call.
+takes what is queued in guests' turns (`turns.py`), applies each mutation in a savepoint (conditions are looked at
+there, so they are atomic), syncs the segments, commits, and hands the outcomes back to the event loop in one call.
 Invariants: an outcome is announced only after COMMIT; a mutation that did not take effect gives its runs back; a
 cancelled mutation is either withdrawn whole or takes effect whole. It knows no operation.
 """
@@ -23,11 +23,11 @@ from pvblob.blobs.answers import Refusal, refuse
 from pvblob.blobs.extents import Extents
 from pvblob.blobs.generations import Generations
 from pvblob.blobs.mutation import Mutation, Transaction
+from pvblob.blobs.turns import BATCH_MAX, Batch, SyncTimes, Turns
 from pvblob.http import OnceKey, Request, Response
 
 log = logging.getLogger(__name__)
 
-BATCH_MAX = 512
 IDLE_AFTER_S = 5.0
 BUSY_EVERY_S = 0.1
 _TICKS_TO_1970 = 621_355_968_000_000_000  # 100 ns ticks from year 1, the unit Azure's ETags count in
@@ -77,6 +77,8 @@ class Committer:
         self.containers_changed = containers_changed
         self.batch_sizes = BatchSizes()
         self._queue: SimpleQueue[Mutation | None] = SimpleQueue()
+        self._turns: Turns[Mutation] = Turns()
+        self._sync_times = SyncTimes()
         self._stopping = False
         self._worked = time.monotonic()
         # Deletions of containers; each has one writer (this thread, the event loop). While they differ, no cached id
@@ -140,53 +142,65 @@ class Committer:
     def _run(self) -> None:
         pause = 0.0
         while True:
-            try:
-                first = self._queue.get(timeout=pause)
-            except Empty:
-                pause = self._work_idle()
-                continue
-            if first is None:
-                return
-            self._commit(self._gather(first))
-            # A mutation holds its request's body, that is a guest's pages, which must not wait for the next mutation.
-            del first
+            if not self._turns:
+                try:
+                    first = self._queue.get(timeout=pause)
+                except Empty:
+                    pause = self._work_idle()
+                    continue
+                if first is None:
+                    return
+                self._wait_in_turn(first)
+                # A mutation holds its request's body, that is a guest's pages, which must not wait for the next one.
+                del first
+            self._receive()
+            self._commit()
             # Background work gets its turn under constant load too.
             if time.monotonic() - self._worked > (IDLE_AFTER_S if pause else BUSY_EVERY_S):
                 pause = self._work_idle()
 
-    def _gather(self, first: Mutation) -> list[Mutation]:
-        """Take what else is queued, up to BATCH_MAX; a stop request goes back to the queue."""
-        batch = [first]
-        while len(batch) < BATCH_MAX:
-            try:
-                following = self._queue.get_nowait()
-            except Empty:
-                break
-            if following is None:
-                self._queue.put(None)
-                break
-            batch.append(following)
-        return [mutation for mutation in batch if mutation.claim()]
+    def _wait_in_turn(self, mutation: Mutation) -> None:
+        self._turns.put((mutation.request.guest, mutation.request.reader), mutation)
 
-    def _commit(self, batch: list[Mutation]) -> None:
-        """Apply, sync, commit and announce one batch."""
-        if not batch:
-            return
-        connection = self._connection
+    def _receive(self) -> None:
+        """Let what else has been submitted wait for its turn; a stop request goes back to the queue."""
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            now_ms = int(self._clock() * 1000)
-            before = self._version
-            for mutation in batch:
-                self._apply(mutation, now_ms)
-            if self._version != before:
-                connection.execute("UPDATE meta SET value = ? WHERE key = 'version'", (self._version,))
+            while (mutation := self._queue.get_nowait()) is not None:
+                self._wait_in_turn(mutation)
+            self._queue.put(None)
+        except Empty:
+            pass
+
+    def _commit(self) -> None:
+        """Apply, sync, commit and announce one batch."""
+        batch: list[Mutation] = []
+        try:
+            self._apply_in_turns(batch)
+            if not batch:
+                return
+            began_s = time.monotonic()
             self._extents.sync([run for mutation in batch if mutation.outcome for run in mutation.written])
             self._publish([mutation.outcome for mutation in batch if mutation.outcome])
+            self._sync_times.note(time.monotonic() - began_s)
             self.batch_sizes.note(len(batch))
         except (sqlite3.Error, OSError) as error:
             self._abandon(batch, error)
         self._announce(batch)
+
+    def _apply_in_turns(self, batch: list[Mutation]) -> None:
+        """Begin a transaction and apply in it what takes part in this batch, which is appended to *batch*."""
+        connection, before = self._connection, self._version
+        making = Batch(self._turns, time.monotonic(), self._sync_times.shortest_s)
+        now_ms = int(self._clock() * 1000)
+        while (mutation := making.take(time.monotonic())) is not None:
+            if mutation.claim():
+                batch.append(mutation)
+                if len(batch) == 1:
+                    connection.execute("BEGIN IMMEDIATE")
+                self._apply(mutation, now_ms)
+            self._receive()
+        if self._version != before:
+            connection.execute("UPDATE meta SET value = ? WHERE key = 'version'", (self._version,))
 
     def _publish(self, outcomes: list[Transaction]) -> None:
         """COMMIT. From before the commit can be seen until after it, no answer of before is given as one of now."""
