@@ -1,114 +1,56 @@
-"""The nouns every layer shares: Fields, Request, Response, ByteRange, bodies; and the contract of a backend.
+"""The nouns of the host: Response, contents, bodies, the contract of a backend; and those shared with guests.
 
 A request enters the host over a channel (RFC 9292 in the guest's request buffer) or over HTTP; in both cases it becomes
 a `Request` plus a `Body`, and a `Backend` answers with a `Response`. Nothing here knows a channel, a socket or a store.
-Field names are lower case; field values are text in which every character stands for one byte (ISO 8859-1), so any
-bytes that arrive can be handed on unchanged.
+What a guest needs too is in `http_request`, which is quickly imported; the host finds it here.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from pvblob.http_request import (
+    METADATA,
+    METADATA_NAMES,
+    ByteRange,
+    Fields,
+    Request,
+    metadata_spelling,
+    spelled_metadata,
+)
+
 if TYPE_CHECKING:
     from pvblob import _native
 
-
-class Fields:
-    """An ordered multi-map of header fields; look-ups ignore case.
-
-    Names are stored in lower case. `get` returns the first value of a name, as Azure's own parsers do.
-    """
-
-    __slots__ = ("_first", "_pairs")
-
-    def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
-        self._pairs: list[tuple[str, str]] = []
-        self._first: dict[str, str] = {}
-        for name, value in pairs:
-            self.add(name, value)
-
-    @classmethod
-    def lowered(cls, pairs: list[tuple[str, str]]) -> Fields:
-        """Wrap *pairs* (taken over, not copied) whose names are lower case already: what the RFC 9292 decoder gives."""
-        fields = cls.__new__(cls)
-        fields._pairs = pairs
-        fields._first = dict(reversed(pairs))
-        return fields
-
-    def add(self, name: str, value: str) -> None:
-        """Append one field, keeping those of the same name."""
-        lowered = name.lower()
-        self._pairs.append((lowered, value))
-        self._first.setdefault(lowered, value)
-
-    def set(self, name: str, value: str) -> None:
-        """Replace every field of this name by one."""
-        self.discard(name)
-        self.add(name, value)
-
-    def discard(self, name: str) -> None:
-        """Remove every field of this name, if any."""
-        lowered = name.lower()
-        if self._first.pop(lowered, None) is not None:
-            self._pairs = [pair for pair in self._pairs if pair[0] != lowered]
-
-    def get(self, name: str, default: str | None = None) -> str | None:
-        """Return the first value of *name*, or *default*."""
-        value = self._first.get(name)
-        if value is None and name not in self._first:
-            value = self._first.get(name.lower(), default)
-        return value
-
-    def pairs(self) -> list[tuple[str, str]]:
-        """Return the fields in order; the list belongs to this object."""
-        return self._pairs
-
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name.lower() in self._first
-
-    def __iter__(self) -> Iterator[tuple[str, str]]:
-        return iter(self._pairs)
-
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Fields) and self._pairs == other._pairs
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        return f"Fields({self._pairs!r})"
-
-
-METADATA = "x-ms-meta-"
-# How the metadata names of one message are spelled, prefix left out, separated by commas. It is there only when one of
-# them is not all lower case, which is how the names themselves travel (RFC 9292 §3.6). See docs/decisions/0003.
-METADATA_NAMES = "pvblob-metadata-names"
-
-
-def metadata_spelling(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Return the field that keeps the case of metadata *names* (without prefix), or none when nothing would be lost."""
-    names = list(names)
-    return [(METADATA_NAMES, ",".join(names))] if any(name != name.lower() for name in names) else []
-
-
-def spelled_metadata(fields: Fields) -> dict[str, str]:
-    """Return lower-case name → name as spelled, both with prefix, for the fields that METADATA_NAMES speaks of.
-
-    The first spelling of a name counts.
-    """
-    noted = fields.get(METADATA_NAMES)
-    names = (METADATA + name for name in noted.split(",")) if noted else ()
-    spelling: dict[str, str] = {}
-    for name in names:
-        spelling.setdefault(name.lower(), name)
-    return spelling
+__all__ = [
+    "METADATA",
+    "METADATA_NAMES",
+    "ArrivingContent",
+    "Backend",
+    "Body",
+    "ByteRange",
+    "BytesBody",
+    "Content",
+    "ContentLost",
+    "Extent",
+    "Fields",
+    "FileContent",
+    "Head",
+    "Observed",
+    "Offer",
+    "OnceKey",
+    "Request",
+    "Response",
+    "Slot",
+    "Stored",
+    "discard",
+    "metadata_spelling",
+    "spelled_metadata",
+]
 
 
 class OnceKey(NamedTuple):
@@ -123,30 +65,6 @@ class OnceKey(NamedTuple):
     guid: bytes
     digest: bytes
     resubmission: bool
-
-
-@dataclass(slots=True)
-class Request:
-    """One REST request, its body aside.
-
-    method: upper case.  scheme, authority: as in the URL (`https`, `devstoreaccount1.blob.core.windows.net`).
-    target: raw path and query exactly as sent, percent-encoding untouched, beginning with "/".
-    once: set for requests that came over a channel.  guest: who asks, for fair shares.  deadline_s: the moment, by
-    `time.monotonic`, at which nobody waits for the answer any more; None: nobody said.
-    wants_offload: an answer that can be given again is worth an `Offer`.  reader: the same number for requests of one
-    program, 0 when nobody knows: who reads on where it read before.
-    """
-
-    method: str
-    scheme: str
-    authority: str
-    target: str
-    fields: Fields
-    once: OnceKey | None = None
-    wants_offload: bool = False
-    guest: str = ""
-    deadline_s: float | None = None
-    reader: int = 0
 
 
 class Extent(NamedTuple):
@@ -337,36 +255,6 @@ class Backend(Protocol):
     async def execute(self, request: Request, body: Body) -> Response:
         """Execute one request and return its answer."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class ByteRange:
-    """A requested range: first byte, and last byte inclusive or None for "to the end". Source: RFC 9110 §14.1.2."""
-
-    first: int
-    last: int | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> ByteRange | None:
-        """Parse `bytes=first-last` or `bytes=first-`; None for anything else (Azure ignores ranges it cannot read)."""
-        unit, equals, span = text.strip().partition("=")
-        first, dash, last = span.partition("-")
-        if unit.strip().lower() != "bytes" or not equals or not dash:
-            return None
-        if not (first.isascii() and first.isdigit()) or (last and not (last.isascii() and last.isdigit())):
-            return None
-        parsed = cls(int(first), int(last) if last else None)
-        return None if parsed.last is not None and parsed.last < parsed.first else parsed
-
-    def resolve(self, size_bytes: int) -> tuple[int, int] | None:
-        """Return (offset, length) within a blob of *size_bytes*, cut at its end; None when it begins past the end."""
-        if self.first >= size_bytes:
-            return None
-        last = size_bytes - 1 if self.last is None else min(self.last, size_bytes - 1)
-        return self.first, last - self.first + 1
-
-    def __str__(self) -> str:
-        return f"bytes={self.first}-{'' if self.last is None else self.last}"
 
 
 @dataclass(slots=True)

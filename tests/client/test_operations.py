@@ -12,6 +12,7 @@ from pvblob import BlobError, BlobPrefix, NotFound
 from pvblob.client import answers, batch, bodies
 from pvblob.client.exchange import Answer
 from pvblob.client.operations import Operations, WriteOptions, blob_target, block_id, metadata_fields
+from pvblob.client.properties import time_of
 from pvblob.errors import RemoteProtocolError
 from pvblob.http import Fields, Request
 
@@ -167,4 +168,4 @@ def test_a_listing_as_azure_sends_it_is_understood() -> None:
     "text", [None, "", "yesterday", "Tue, 24 Foo 2026 03:58:00 GMT", "Tue, 99 Nov 2026 03:58:00 GMT"]
 )
 def test_a_malformed_date_is_unknown_not_an_error(text: str | None) -> None:
-    assert answers.time_of(text) is None
+    assert time_of(text) is None

@@ -76,12 +76,51 @@ def test_threads_share_a_client(client: pvblob.Client) -> None:
         assert all(pool.map(read, range(200)))
 
 
+def loaded_by(program: str) -> set[str]:
+    """Return the modules that a fresh process has when *program* has run, those of the interpreter's start left out."""
+    code = f"import sys; before = set(sys.modules); {program}; print(*(set(sys.modules) - before))"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
 def test_importing_pvblob_loads_almost_nothing() -> None:
     """`import pvblob` stays under 30 ms because it loads no module that costs more than a moment."""
-    code = "import sys; before = set(sys.modules); import pvblob; print(*(set(sys.modules) - before))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    loaded = loaded_by("import pvblob")
     assert "pvblob" in loaded
-    assert not {name for name in loaded if name.startswith("pvblob.")} | ({*loaded} & {"asyncio", "inspect", "xml"})
+    assert not {name for name in loaded if name.startswith("pvblob.")} | (loaded & {"asyncio", "inspect", "xml", "re"})
+
+
+# What a program that reads a blob has no use for, and would wait for: each is a millisecond to a hundred.
+NOT_FOR_A_READ = {
+    "the event loop's side": {"asyncio", "pvblob.client.aclient", "pvblob.vsc.aio", "pvblob.client.awaited_reads"},
+    "HTTP, TLS and logs, which are the host's": {"ssl", "http.client", "http", "email", "logging", "secrets"},
+    "parsers and formats for rarer names and answers": {"re", "urllib.parse", "base64", "xml", "json", "datetime"},
+    "what compiles classes or describes types": {"dataclasses", "inspect", "typing", "typing_extensions"},
+    "conveniences": {"pathlib", "uuid", "platform", "ipaddress", "random", "hashlib", "tempfile", "subprocess"},
+    "writes, lists, handles": {"pvblob.client.bodies", "pvblob.client.batch", "pvblob.client.handles"},
+    "values and registered memory": {"pvblob.client.properties", "pvblob.client.many", "pvblob.vsc.shared_memory"},
+    "the host": {
+        "pvblob.http",
+        "pvblob.vsp",
+        "pvblob.blobs",
+        "pvblob.upstream",
+        "pvblob.front",
+        "pvblob.vmbus.diagram",
+    },
+}
+
+
+def test_a_process_that_reads_a_blob_loads_only_what_that_takes(client: pvblob.Client, live_host: Any) -> None:
+    """A fresh process has its first bytes after some ten milliseconds, and imports are most of them."""
+    client.create_container("lean")
+    client.put("lean", "blob", b"bytes")
+    program = (
+        f"import pvblob; client = pvblob.Client.connect({str(live_host.socket_path)!r});"
+        "assert client.get('lean', 'blob', offset=1, length=3) == b'yte'; assert client.get('lean', 'blob') == b'bytes'"
+    )
+    loaded = loaded_by(program)
+    assert {"pvblob.client.client", "pvblob.vsc.device", "pvblob.vmbus.session"} <= loaded
+    surplus = {why: loaded & modules for why, modules in NOT_FOR_A_READ.items()}
+    assert not any(surplus.values()), surplus
 
 
 def test_the_client_needs_no_package_beside_its_own() -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pvblob.errors import SettingsError
+from pvblob.frozen import replace
 from pvblob.http import BytesBody, discard
 from pvblob.upstream.accounts import Accounts, AccountSettings
 from pvblob.upstream.block_files import BLOCK_BYTES, BlockKey, Label

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pvblob.frozen import replace
 from pvblob.http import BytesBody, FileContent
 from pvblob.upstream.accounts import Accounts, AccountSettings
 from pvblob.upstream.block_files import BLOCK_BYTES

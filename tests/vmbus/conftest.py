@@ -8,7 +8,6 @@ import resource
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from uuid import UUID
 
 import pytest
 
@@ -16,6 +15,7 @@ from pvblob.vmbus import messages as m
 from pvblob.vmbus.bus import Bus, close_all
 from pvblob.vmbus.constants import AZURE_BLOB_CLASS, VPCI_CLASS, VPCI_TWIN_INSTANCES
 from pvblob.vmbus.gpadl import split
+from pvblob.vmbus.guid import Guid
 from pvblob.vmbus.roles import GUEST, HOST
 from pvblob.vmbus.session import Received, Session
 from pvblob.vmbus.transitions import (
@@ -29,7 +29,7 @@ from pvblob.vmbus.transitions import (
 
 C, K, G, I, R = ConnectionState, ChannelState, GpadlState, InterruptState, RegionState  # noqa: E741
 RELID, RING, GPA, PAGES = 1, 0xE1E10, 0x100000, 64
-INSTANCE = UUID("00112233-4455-6677-8899-aabbccddeeff")
+INSTANCE = Guid.of("00112233-4455-6677-8899-aabbccddeeff")
 (TWIN,) = VPCI_TWIN_INSTANCES
 
 OFFER = m.OfferChannel(AZURE_BLOB_CLASS, INSTANCE, RELID)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from pvblob.errors import ChannelError, LocalProtocolError, RemoteProtocolError
-from pvblob.vmbus.bus import DATAGRAM_BYTES_MAX, DESCRIPTORS_MAX, Bus, BusClosed, BusFull, close_all
+from pvblob.vmbus.bus import DATAGRAM_BYTES_MAX, DESCRIPTORS_MAX, Bus, BusClosed, BusFull, PeerCredentials, close_all
 
 Buses = tuple[Bus, Bus]
 
@@ -197,7 +197,7 @@ def test_a_closed_descriptor_of_ours_is_the_callers_error(buses: Buses) -> None:
 
 def test_the_peer_is_who_the_kernel_says(buses: Buses) -> None:
     """W-4."""
-    assert buses[0].peer == (os.getpid(), os.getuid(), os.getgid())
+    assert buses[0].peer == PeerCredentials(os.getpid(), os.getuid(), os.getgid())
 
 
 def test_the_peers_pidfd_tells_of_its_death() -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pvblob.errors import LocalProtocolError
+from pvblob.frozen import replace
 from pvblob.vmbus import messages as m
 from pvblob.vmbus.gpadl import PFNS_MAX, Assembly, GpadlError, split
 

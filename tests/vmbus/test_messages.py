@@ -6,19 +6,19 @@ import copy
 import json
 import pickle
 from collections.abc import Callable
-from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pvblob.errors import LocalProtocolError, RemoteProtocolError
+from pvblob.frozen import replace
 from pvblob.vmbus import layout
 from pvblob.vmbus import messages as m
 from pvblob.vmbus.constants import AZURE_BLOB_CLASS, OWN_TYPES, VMBUS_TYPES
+from pvblob.vmbus.guid import Guid
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "messages.json").read_text())["messages"]
 CLASSES = {cls.__name__: cls for cls in (*m.MESSAGE_TYPES.values(), m.Unknown)}
@@ -38,7 +38,12 @@ def runs_to_end(vector: dict[str, Any]) -> bool:
 
 def from_vector(vector: dict[str, Any]) -> m.Message:
     fields = dict(vector["fields"])
-    for name, convert in (("class_id", UUID), ("instance_id", UUID), ("user_data", bytes.fromhex), ("pfns", tuple)):
+    for name, convert in (
+        ("class_id", Guid.of),
+        ("instance_id", Guid.of),
+        ("user_data", bytes.fromhex),
+        ("pfns", tuple),
+    ):
         if name in fields:
             fields[name] = convert(fields[name])
     if vector["message"] == "Unknown":
@@ -61,8 +66,8 @@ def messages_of(cls: type[m.Message]) -> st.SearchStrategy[m.Message]:
         return st.builds(m.Unknown, st.sampled_from(numbers), st.binary(max_size=232))
     room = (m.DATAGRAM_BYTES_MAX - cls.SIZE_MIN) // 8
     by_name: dict[str, st.SearchStrategy[Any]] = {
-        "class_id": st.uuids(),
-        "instance_id": st.uuids(),
+        "class_id": st.uuids().map(lambda value: Guid(value.bytes_le)),
+        "instance_id": st.uuids().map(lambda value: Guid(value.bytes_le)),
         "user_data": st.binary(min_size=120, max_size=120),
         "pfns": st.lists(integer(8), max_size=room).map(tuple),
         "text": printable_text,
@@ -210,9 +215,9 @@ def test_messages_are_values_that_never_change() -> None:
     assert offer != m.RelidReleased(8)
     assert len({offer, m.RelidReleased(7), replace(offer, relid=8)}) == 2
     assert repr(offer) == "RelidReleased(relid=7)"
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError):
         offer.relid = 8  # type: ignore[misc]
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError):
         del offer.relid
     for values, named in (((), {}), ((1, 2), {}), ((1,), {"relid": 1}), ((), {"relid": 1, "other": 2})):
         with pytest.raises(TypeError, match="RelidReleased"):

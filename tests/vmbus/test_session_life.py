@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
-from uuid import UUID
 
 import pytest
 
 from pvblob.errors import HostRefused, LocalProtocolError, RemoteProtocolError
+from pvblob.frozen import replace
 from pvblob.vmbus import messages as m
 from pvblob.vmbus.constants import (
     AZURE_BLOB_CLASS,
@@ -20,13 +19,14 @@ from pvblob.vmbus.constants import (
     VERSION_5_3,
 )
 from pvblob.vmbus.gpadl import split
+from pvblob.vmbus.guid import Guid
 from pvblob.vmbus.records import Bounds
 from pvblob.vmbus.roles import GUEST, HOST
 from pvblob.vmbus.session import Crossed, Session
 from pvblob.vmbus.transitions import ChannelState, ConnectionState, GpadlState, InterruptState, State
 
 PairAt = Callable[[State], Any]
-INSTANCE = UUID(int=5)
+INSTANCE = Guid.of("00000000-0000-0000-0000-000000000005")
 OFFER = m.OfferChannel(AZURE_BLOB_CLASS, INSTANCE, 2)
 RING = 0xE1E10
 

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
-from uuid import UUID
 
 import pytest
 
 from pvblob.errors import LocalProtocolError, RemoteProtocolError
+from pvblob.frozen import replace
 from pvblob.vmbus import messages as m
 from pvblob.vmbus.constants import (
     AZURE_BLOB_CLASS,
 )
 from pvblob.vmbus.gpadl import split
+from pvblob.vmbus.guid import Guid
 from pvblob.vmbus.records import Bounds
 from pvblob.vmbus.roles import GUEST, HOST
 from pvblob.vmbus.session import Session
 from pvblob.vmbus.transitions import ChannelState, GpadlState, RegionState, State
 
 PairAt = Callable[[State], Any]
-INSTANCE = UUID(int=5)
+INSTANCE = Guid.of("00000000-0000-0000-0000-000000000005")
 OFFER = m.OfferChannel(AZURE_BLOB_CLASS, INSTANCE, 2)
 RING = 0xE1E10
 

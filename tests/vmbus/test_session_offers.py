@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
-from uuid import UUID
 
 import pytest
 
 from pvblob.errors import LocalProtocolError
+from pvblob.frozen import replace
 from pvblob.vmbus import messages as m
 from pvblob.vmbus.constants import (
     AZURE_BLOB_CLASS,
@@ -17,11 +16,12 @@ from pvblob.vmbus.constants import (
     VPCI_TWIN_INSTANCES,
 )
 from pvblob.vmbus.gpadl import split
+from pvblob.vmbus.guid import Guid
 from pvblob.vmbus.session import Crossed, IgnoredOffer
 from pvblob.vmbus.transitions import ChannelState, ConnectionState, GpadlState, State
 
 PairAt = Callable[[State], Any]
-INSTANCE = UUID(int=5)
+INSTANCE = Guid.of("00000000-0000-0000-0000-000000000005")
 OFFER = m.OfferChannel(AZURE_BLOB_CLASS, INSTANCE, 2)
 (TWIN,) = VPCI_TWIN_INSTANCES
 RING = 0xE1E10

@@ -9,7 +9,6 @@ import random
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
-from uuid import UUID
 
 import pytest
 
@@ -18,6 +17,7 @@ from pvblob.vmbus import messages as m
 from pvblob.vmbus import session as session_module
 from pvblob.vmbus.constants import AZURE_BLOB_CLASS, VERSION_4_0, VERSION_5_3, VPCI_CLASS, VPCI_TWIN_INSTANCES
 from pvblob.vmbus.gpadl import split
+from pvblob.vmbus.guid import Guid
 from pvblob.vmbus.records import Bounds
 from pvblob.vmbus.roles import GUEST, HOST, Role
 from pvblob.vmbus.session import IgnoredOffer, Session
@@ -131,7 +131,7 @@ class Walk:
         relid = end.allocate_relid() if self.random.random() < 0.5 else self.random.choice([1, 2, 3])
         if relid is None:
             return None
-        class_id, instance = self.random.choice([(AZURE_BLOB_CLASS, UUID(int=1)), (VPCI_CLASS, TWIN)])
+        class_id, instance = self.random.choice([(AZURE_BLOB_CLASS, Guid(bytes(16))), (VPCI_CLASS, TWIN)])
         return m.OfferChannel(class_id, instance, relid, sub_channel_index=self.random.choice([0, 0, 0, 1]))
 
 

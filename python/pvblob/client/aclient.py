@@ -18,10 +18,9 @@ from pvblob.client import answers, batch, bodies, tags
 from pvblob.client.awaited_reads import AwaitedReads
 from pvblob.client.exchange import AsyncExchange
 from pvblob.client.handles import AsyncContainerHandle
-from pvblob.client.many import IN_FLIGHT, Done, Feed, aeach
+from pvblob.client.many import Done, Feed, aeach
 from pvblob.client.operations import (
     DEVELOPMENT_ACCOUNT,
-    STREAM_BYTES,
     Call,
     CopyOptions,
     ListOptions,
@@ -30,7 +29,7 @@ from pvblob.client.operations import (
     block_id,
     copy_pauses_s,
 )
-from pvblob.client.reads import Reads
+from pvblob.client.reads import IN_FLIGHT, STREAM_BYTES, Reads
 
 if TYPE_CHECKING:
     from typing import Self

@@ -1,32 +1,30 @@
 """From an `Answer` to a value or an error: status, fields and XML of the Azure REST reference, read once, here.
 
 Nothing here waits, sends or knows which kind of client asked. The header path (`properties`) is hot: it runs for every
-`read_into`, so it touches each field once.
+`read_into`, so it touches each field once. A program that only gets bytes never imports the classes of the values.
 """
 
 from __future__ import annotations
 
-from base64 import b64decode
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from collections import namedtuple
 
-from pvblob.client.properties import BlobPrefix, BlobProperties, ContainerProperties, Written
-from pvblob.errors import REASON_FIELD, BlobError, Conflict, InvalidRange, blob_error
-from pvblob.http import METADATA, spelled_metadata
+from pvblob.errors import REASON_FIELD, Conflict, InvalidRange, blob_error
+from pvblob.frozen import frozen
+from pvblob.http_request import METADATA, spelled_metadata
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Generic, NamedTuple, TypeVar
     from xml.etree.ElementTree import Element
 
     from pvblob.client.exchange import Answer
-    from pvblob.http import Request
+    from pvblob.client.properties import BlobPrefix, BlobProperties, ContainerProperties, Written
+    from pvblob.errors import BlobError
+    from pvblob.http_request import Request
 
-_MONTHS = {
-    name: number
-    for number, name in enumerate(
-        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"], 1
-    )
-}
+    Entry = TypeVar("Entry")
+
 # In the order of the attributes of BlobProperties from `last_modified` on; XML elements and header fields differ.
 _HEADERS = (
     "last-modified", "x-ms-creation-time", "x-ms-blob-type",
@@ -37,27 +35,15 @@ _ELEMENTS = (
     "Content-Type", "Content-Encoding", "Content-Language", "Content-Disposition", "Cache-Control",
 )  # fmt: skip
 
-Entry = TypeVar("Entry")
+if TYPE_CHECKING:
 
+    class Page(NamedTuple, Generic[Entry]):
+        """One page of a listing or search. next_marker: where the next one begins, "" after the last."""
 
-class Page(NamedTuple, Generic[Entry]):
-    """One page of a listing or search. next_marker: where the next one begins, "" after the last."""
-
-    entries: list[Entry]
-    next_marker: str
-
-
-def time_of(text: str | None) -> datetime | None:
-    """Parse an RFC 1123 date, e.g. `Tue, 24 Nov 2026 03:58:00 GMT`; None when there is none or it is malformed."""
-    if text is None or len(text) != 29:
-        return None
-    try:
-        return datetime(
-            int(text[12:16]), _MONTHS[text[8:11]], int(text[5:7]),
-            int(text[17:19]), int(text[20:22]), int(text[23:25]), tzinfo=UTC,
-        )  # fmt: skip
-    except (KeyError, ValueError):
-        return None
+        entries: list[Entry]
+        next_marker: str
+else:
+    Page = namedtuple("Page", "entries next_marker")
 
 
 def error(answer: Answer, request: Request) -> BlobError:
@@ -145,11 +131,14 @@ def landed(offset: int | None, blob: str) -> int:
 
 def written(answer: Answer, request: Request) -> Written:
     """Return the ETag and time a successful write answered with."""
+    from pvblob.client.properties import Written, time_of
+
     check(answer, request)
     return Written(answer.fields.get("etag") or "", time_of(answer.fields.get("last-modified")))
 
 
-class Copied(NamedTuple):
+@frozen
+class Copied:
     """What a copy has come to. pending: it goes on at the service."""
 
     written: Written
@@ -168,6 +157,8 @@ def copied(answer: Answer, request: Request) -> Copied:
 
 def container_properties(answer: Answer, request: Request, name: str) -> ContainerProperties:
     """Return the properties in the fields of a successful Get Container Properties."""
+    from pvblob.client.properties import ContainerProperties, time_of
+
     check(answer, request)
     fields = answer.fields
     return ContainerProperties(name, fields.get("etag") or "", time_of(fields.get("last-modified")), metadata(answer))
@@ -182,6 +173,8 @@ def blob_page(answer: Answer, request: Request) -> Page[BlobProperties | BlobPre
 
 def container_page(answer: Answer, request: Request) -> Page[ContainerProperties]:
     """Return one page of List Containers."""
+    from pvblob.client.properties import ContainerProperties, time_of
+
     root = xml(answer, request)
     entries = [
         ContainerProperties(
@@ -206,6 +199,8 @@ def xml(answer: Answer, request: Request) -> Element:
 def _listed(element: Element) -> BlobProperties | BlobPrefix:
     name = _listed_name(element)
     if element.tag == "BlobPrefix":
+        from pvblob.client.properties import BlobPrefix
+
         return BlobPrefix(name)
     get = {child.tag: child.text for child in element.iterfind("Properties/*")}.get
     size_bytes, etag, metadata = int(get("Content-Length") or 0), _quoted(get("Etag")), _listed_metadata(element)
@@ -224,6 +219,10 @@ def _blob(
     snapshot: str | None = None,
 ) -> BlobProperties:
     """Put a blob's properties together from the look-up *get*, whose names *spelling* tells."""
+    from pvblob.client.properties import BlobProperties, time_of
+
+    if md5:
+        from base64 import b64decode
     modified, created, blob_type, content_type, encoding, language, disposition, cache_control = map(get, spelling)
     return BlobProperties(
         name, size_bytes, etag, time_of(modified), time_of(created), blob_type or "BlockBlob",

@@ -14,7 +14,7 @@ from pvblob.errors import BlobError, RemoteProtocolError, blob_error
 
 if TYPE_CHECKING:
     from pvblob.client.exchange import Answer
-    from pvblob.http import Request
+    from pvblob.http_request import Request
 
 SUBREQUESTS_MAX = 256
 _CODE = b"x-ms-error-code:"

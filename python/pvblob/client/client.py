@@ -6,39 +6,33 @@ used by many threads, survives a fork, and pickles as its settings.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
 from time import monotonic, sleep
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
 
-from pvblob.client import answers, batch, bodies, tags
+from pvblob.client import answers
 from pvblob.client.exchange import Exchange
-from pvblob.client.handles import ContainerHandle
-from pvblob.client.many import IN_FLIGHT, Done, Feed, each
-from pvblob.client.operations import (
-    DEVELOPMENT_ACCOUNT,
-    STREAM_BYTES,
-    Call,
-    CopyOptions,
-    ListOptions,
-    Operations,
-    WriteOptions,
-    copy_pauses_s,
-)
-from pvblob.client.reads import Reads
-from pvblob.client.uploads import BlockUpload
+from pvblob.client.operations import DEVELOPMENT_ACCOUNT, ListOptions, Operations, WriteOptions, copy_pauses_s
+from pvblob.client.reads import IN_FLIGHT, STREAM_BYTES, Reads
 
+# What not every program does is imported by the method that does it: a fresh process is to have its first bytes soon.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Self
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from types import TracebackType
+    from typing import Any, Self, TypeVar
 
     from typing_extensions import Buffer
 
+    from pvblob.client import bodies
     from pvblob.client.answers import Page
+    from pvblob.client.handles import ContainerHandle
+    from pvblob.client.many import Done
+    from pvblob.client.operations import Call
     from pvblob.client.properties import BlobPrefix, BlobProperties, ContainerProperties, FoundBlob, Written
+    from pvblob.client.uploads import BlockUpload
     from pvblob.errors import BlobError
     from pvblob.vsc.registration import RegisteredMemory
 
-T = TypeVar("T")
+    T = TypeVar("T")
 
 
 class Client:
@@ -168,11 +162,10 @@ class Client:
             for done in client.get_many("data", [("a", 0, 4096), ("b", 8192, 4096)]):
                 use(done.position, done.result())
         """
+        from pvblob.client.many import Feed, each
 
-        def one(blob: str, offset: int, length: int) -> bytes:
-            return self.get(container, blob, offset=offset, length=length)
-
-        return each(Feed(self._reads, container, reads, in_flight), one)
+        feed = Feed(self._reads, container, reads, in_flight)
+        return each(feed, lambda blob, offset, length: self.get(container, blob, offset=offset, length=length))
 
     def read_many(
         self, container: str, reads: Iterable[tuple[str, int, Buffer]], *, in_flight: int = IN_FLIGHT
@@ -182,11 +175,10 @@ class Client:
         reads: (blob, offset, buffer) of each; see `read_into` for the buffer and `get_many` for the rest. A buffer
         belongs to its read until that read is done, or until the iterator is left.
         """
+        from pvblob.client.many import Feed, each
 
-        def one(blob: str, offset: int, buffer: Buffer) -> BlobProperties:
-            return self.read_into(container, blob, buffer, offset)
-
-        return each(Feed(self._reads, container, reads, in_flight), one)
+        feed = Feed(self._reads, container, reads, in_flight)
+        return each(feed, lambda blob, offset, buffer: self.read_into(container, blob, buffer, offset))
 
     def stream(
         self, container: str, blob: str, *, offset: int = 0, length: int | None = None, chunk_bytes: int = STREAM_BYTES
@@ -228,13 +220,10 @@ class Client:
         Raises AlreadyExists when overwrite is False and the blob exists; NotFound for the container;
         PreconditionFailed. Source: Azure REST, "Put Blob", "Put Block", "Put Block List".
         """
+        from pvblob.client.uploads import BlockUpload
+
         options = WriteOptions(overwrite, metadata, content_type, if_match, if_none_match)
-        upload = BlockUpload(self._run, self._operations, (container, blob), options)
-        for piece, is_last in bodies.pieces(data):
-            if is_last:
-                break
-            upload.write(piece)
-        return upload.finish(piece)
+        return BlockUpload(self._run, self._operations, (container, blob), options).store(data)
 
     def begin_upload(
         self,
@@ -251,6 +240,8 @@ class Client:
         Nothing is sent here, and readers see nothing before `finish`; an upload that is dropped leaves uncommitted
         blocks, which the service discards with the next write of this blob or after a week.
         """
+        from pvblob.client.uploads import BlockUpload
+
         options = WriteOptions(overwrite, metadata, content_type, if_match)
         return BlockUpload(self._run, self._operations, (container, blob), options)
 
@@ -286,6 +277,8 @@ class Client:
         AlreadyExists when overwrite is False and the blob exists; PreconditionFailed; Conflict when the copy failed.
         Source: Azure REST, "Copy Blob".
         """
+        from pvblob.client.operations import CopyOptions
+
         options = CopyOptions(overwrite, metadata, if_match, source_if_match)
         source = (source_container, source_blob)
         copied = self._run(self._operations.copy(source, container, blob, options))
@@ -307,6 +300,8 @@ class Client:
 
     def delete_many(self, container: str, blobs: Iterable[str]) -> dict[str, BlobError]:
         """Delete many blobs, 256 to a request; return blob → error for those that could not be deleted."""
+        from pvblob.client import batch
+
         failed: dict[str, BlobError] = {}
         for names in batch.batches(blobs):
             refused: dict[str, BlobError] = self._run(self._operations.delete_many(container, names))
@@ -336,6 +331,8 @@ class Client:
 
     def find(self, where: str, container: str | None = None) -> Iterator[FoundBlob]:
         """Yield the account's, or the container's, blobs by their tags, e.g. `"project" = 'x' AND "year" >= '2026'`."""
+        from pvblob.client import tags
+
         return self._entries(lambda marker: tags.find(self._operations, container, where, marker))
 
     def list_containers(self, prefix: str = "") -> Iterator[ContainerProperties]:
@@ -358,6 +355,8 @@ class Client:
 
     def container(self, name: str) -> ContainerHandle:
         """Return the container as an object: `client.container("c").blob("b").get()`. Nothing is sent."""
+        from pvblob.client.handles import ContainerHandle
+
         return ContainerHandle(self, name)
 
     # ---- the client itself ------------------------------------------------------------------------------------------

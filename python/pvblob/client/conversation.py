@@ -8,16 +8,23 @@ the blocking and the asyncio Exchange drive the same code.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeAlias
-
-from pvblob import _native
-from pvblob.client.pieces import Filled, Pieces, Slices
-from pvblob.client.sinks import Answer, BytesSink, Sink
-from pvblob.client.steps import Conversation, Post, Steps, Ticket, collect, lend, post
+from pvblob.client.pieces import Filled, Slices
+from pvblob.client.sinks import Answer, BytesSink
+from pvblob.client.steps import Post, collect, lend, post
 from pvblob.errors import RemoteProtocolError
-from pvblob.http import METADATA_NAMES, ByteRange, Fields, Request
+from pvblob.http_request import METADATA_NAMES, ByteRange, Fields
 from pvblob.vsc.status import INSUFFICIENT_BUFFER, raise_for_status
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pvblob import _native
+    from pvblob.client.pieces import Pieces
+    from pvblob.client.sinks import Sink
+    from pvblob.client.steps import Conversation, Steps, Ticket
+    from pvblob.http_request import Request
+
+    Decoded = tuple[int, list[tuple[str, str]], bytes]
+    Control = tuple[tuple[str, str], ...]
 
 # One packet carries at most this much content. Larger packets gain nothing (baseline.md, point 6), and this keeps the
 # PFN list at 16 KiB, so several packets fit the ring at once.
@@ -33,29 +40,36 @@ BODY_LENGTH = "pvblob-body-length"
 BODY_RECEIVED = "pvblob-body-received"
 
 
-Decoded: TypeAlias = tuple[int, list[tuple[str, str]], bytes]
-Control: TypeAlias = tuple[tuple[str, str], ...]
-
-
-@dataclass(slots=True)
 class Posted:
     """A packet under way, and what it takes to send it again."""
 
-    ticket: Ticket
-    response: _native.LentBuffer
-    data: _native.LentBuffer | None
-    data_valid: int
-    control: Control
+    __slots__ = ("control", "data", "data_valid", "response", "ticket")
+
+    def __init__(
+        self,
+        ticket: Ticket,
+        response: _native.LentBuffer,
+        data: _native.LentBuffer | None,
+        data_valid: int,
+        control: Control,
+    ) -> None:
+        self.ticket = ticket
+        self.response = response
+        self.data = data
+        self.data_valid = data_valid
+        self.control = control
 
 
-@dataclass(slots=True)
 class Packet:
     """The head of one packet at a time: where the request message is written and the response is read."""
 
-    request: Request
-    guid: bytes
-    resubmission: bool
-    envelope: _native.LentBuffer
+    __slots__ = ("envelope", "guid", "request", "resubmission")
+
+    def __init__(self, request: Request, guid: bytes, resubmission: bool, envelope: _native.LentBuffer) -> None:
+        self.request = request
+        self.guid = guid
+        self.resubmission = resubmission
+        self.envelope = envelope
 
     def send(self, data: _native.LentBuffer | None, data_valid: int, control: Control = ()) -> Steps[Decoded]:
         """Send a packet and wait for its answer."""

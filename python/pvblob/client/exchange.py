@@ -9,32 +9,27 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 from pvblob import _native
 from pvblob.client.conversation import AnswerLost, Packet, download, envelope, expected_bytes, upload
-from pvblob.client.sinks import Answer, BufferSink, BytesSink, LentSink, RegisteredSink, Sink
-from pvblob.client.sources import (
-    AsyncUploadBody,
-    AsyncUploadSource,
-    MemorySource,
-    Source,
-    UploadBody,
-    UploadSource,
-    source_of,
-)
-from pvblob.client.steps import Attach, Collect, Conversation, Fill, Lend, Post, attach
+from pvblob.client.sinks import Answer, BufferSink, BytesSink, LentSink, RegisteredSink
+from pvblob.client.sources import AsyncUploadSource, MemorySource, UploadSource, source_of
+from pvblob.client.steps import Attach, Collect, Fill, Lend, Post, attach
 from pvblob.errors import DeviceGone, HostUnavailable, LentMemoryExhausted
-from pvblob.http import Request
 from pvblob.vsc.device import Device
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
-    from typing import Self
+    from typing import Any, Self
 
     from typing_extensions import Buffer
 
+    from pvblob.client.sinks import Sink
+    from pvblob.client.sources import AsyncUploadBody, Source, UploadBody
+    from pvblob.client.steps import Conversation
+    from pvblob.http_request import Request
     from pvblob.vsc.aio import AsyncDevice
     from pvblob.vsc.registration import Placed, RegisteredMemory
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pvblob.vsc.link import Link
 
 T = TypeVar("T")
-IN_FLIGHT = 32
 
 
 class Done(NamedTuple, Generic[T]):

@@ -7,18 +7,20 @@ Source of every request: Azure Blob service REST reference.
 
 from __future__ import annotations
 
-from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import namedtuple
 from functools import lru_cache, partial
 from time import monotonic
-from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypeVar
-from urllib.parse import quote
 
 from pvblob.client import answers
 from pvblob.errors import DeadlineExceeded
-from pvblob.http import METADATA, Fields, Request, metadata_spelling
+from pvblob.frozen import frozen
+from pvblob.http_request import METADATA, Fields, Request, metadata_spelling
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import ClassVar, Generic, NamedTuple, TypeVar
+
     from typing_extensions import Buffer
 
     from pvblob.client.answers import Copied, Page
@@ -26,23 +28,27 @@ if TYPE_CHECKING:
     from pvblob.client.properties import BlobPrefix, BlobProperties, ContainerProperties, Written
     from pvblob.errors import BlobError
 
-T = TypeVar("T")
+    T = TypeVar("T")
+
 Pairs = list[tuple[str, str]]
 
 DEVELOPMENT_ACCOUNT = "devstoreaccount1"
-STREAM_BYTES = 8 << 20
 APPEND_BYTES_MAX = 100 << 20
 INFINITE = -1
 SERVICE_VERSION = "2026-06-06"
 _VERSION = ("x-ms-version", SERVICE_VERSION)
 
 
-class Call(NamedTuple, Generic[T]):
-    """One request and what its answer means."""
+if TYPE_CHECKING:
 
-    request: Request
-    interpret: Callable[[Answer], T]
-    body: Buffer | None = None
+    class Call(NamedTuple, Generic[T]):
+        """One request and what its answer means."""
+
+        request: Request
+        interpret: Callable[[Answer], T]
+        body: Buffer | None = None
+else:
+    Call = namedtuple("Call", "request interpret body", defaults=(None,))
 
 
 @lru_cache(maxsize=4096)  # a program reads many ranges of few blobs
@@ -50,14 +56,26 @@ def blob_target(container: str, blob: str) -> str:
     """Return the raw path of a blob: percent-encoded as RFC 3986 asks, "/" kept. ValueError when a name is empty."""
     if not blob:
         raise ValueError("the blob's name is empty")
-    return f"{container_target(container)}/{quote(blob, safe='/')}"
+    return f"{container_target(container)}/{_encoded(blob, safe='/')}"
+
+
+_NEVER_ENCODED = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~"  # RFC 3986 §2.3
+
+
+def _encoded(text: str, safe: str = "") -> str:
+    """Return *text* as urllib's `quote` does, which is imported only for text that it would change."""
+    if not text.strip(_NEVER_ENCODED + safe):
+        return text
+    from urllib.parse import quote
+
+    return quote(text, safe=safe)
 
 
 def container_target(container: str) -> str:
     """Return the raw path of a container. ValueError when its name is empty or holds a "/"."""
     if not container or "/" in container:
         raise ValueError(f"{container!r} is no container name: 3 to 63 lower-case letters, digits and single hyphens")
-    return "/" + quote(container, safe="$")
+    return "/" + _encoded(container, safe="$")
 
 
 def conditions(if_match: str | None, if_none_match: str | None) -> Pairs:
@@ -142,7 +160,7 @@ class Operations:
 
     def put_block(self, container: str, blob: str, block_id: str, data: Buffer) -> Call[None]:
         """Put Block."""
-        target = self.blob(container, blob, f"comp=block&blockid={quote(block_id, safe='')}")
+        target = self.blob(container, blob, f"comp=block&blockid={_encoded(block_id, safe='')}")
         return self._checked("PUT", target, [], data)
 
     def put_block_list(
@@ -281,7 +299,8 @@ class LeasedOperations(Operations):
         return super().request(method, target, [*fields, ("x-ms-lease-id", self._lease_id)])
 
 
-class WriteOptions(NamedTuple):
+@frozen
+class WriteOptions:
     """What a write may set beside the content; the same for one Put Blob and for a committed list of blocks."""
 
     overwrite: bool = True
@@ -303,7 +322,8 @@ class WriteOptions(NamedTuple):
         ]
 
 
-class ListOptions(NamedTuple):
+@frozen
+class ListOptions:
     """What a listing of blobs shows; see `Client.list`. include: names of List Blobs, with commas between them."""
 
     prefix: str = ""
@@ -323,7 +343,8 @@ class ListOptions(NamedTuple):
         }
 
 
-class CopyOptions(NamedTuple):
+@frozen
+class CopyOptions:
     """What a copy may set or demand. metadata: None keeps the source's."""
 
     overwrite: bool = True
@@ -353,9 +374,11 @@ def block_id(upload: bytes, index: int) -> str:
 
     Ids of one length, as Put Block demands; random, so that two uploads of one blob at a time never mix their blocks.
     """
+    from base64 import b64encode
+
     return b64encode(upload + index.to_bytes(6, "big")).decode("ascii")
 
 
 def query_text(**parameters: str | None) -> str:
     """Return the query of these parameters, those without a value left out."""
-    return "?" + "&".join(f"{name}={quote(value, safe='')}" for name, value in parameters.items() if value)
+    return "?" + "&".join(f"{name}={_encoded(value, safe='')}" for name, value in parameters.items() if value)

@@ -6,12 +6,18 @@ is short there is one, and then no piece is ready ahead.
 
 from __future__ import annotations
 
-from typing import Protocol, TypeAlias
+from pvblob.client.steps import fill, lend, lend_if_possible
 
-from pvblob import _native
-from pvblob.client.steps import Steps, fill, lend, lend_if_possible
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
 
-Piece: TypeAlias = "tuple[_native.LentBuffer, int]"
+    from pvblob import _native
+    from pvblob.client.steps import Steps
+
+    Piece = tuple[_native.LentBuffer, int]
+else:
+    Protocol = object
 
 PIECE_BYTES_MIN = 256 << 10
 
@@ -21,11 +27,9 @@ class Pieces(Protocol):
 
     def next(self) -> Steps[Piece]:
         """Return the next piece; the host has let go of the one before."""
-        ...
 
     def ahead(self) -> Steps[Piece | None]:
         """Return the next piece while the host still has the one before; None: call `next` later."""
-        ...
 
 
 class Slices:

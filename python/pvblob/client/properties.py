@@ -1,13 +1,20 @@
 """The values a client returns: properties of blobs and containers, and what a write left behind.
 
-Plain frozen data; how they are read from an answer is `pvblob.client.answers`.
+Plain frozen data; how they are read from an answer is `pvblob.client.answers`, which imports this when it must.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
+
+_MONTHS = {
+    name: number
+    for number, name in enumerate(
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"], 1
+    )
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +77,16 @@ class FoundBlob:
     container: str
     name: str
     tags: Mapping[str, str]
+
+
+def time_of(text: str | None) -> datetime | None:
+    """Parse an RFC 1123 date, e.g. `Tue, 24 Nov 2026 03:58:00 GMT`; None when there is none or it is malformed."""
+    if text is None or len(text) != 29:
+        return None
+    try:
+        return datetime(
+            int(text[12:16]), _MONTHS[text[8:11]], int(text[5:7]),
+            int(text[17:19]), int(text[20:22]), int(text[23:25]), tzinfo=UTC,
+        )  # fmt: skip
+    except (KeyError, ValueError):
+        return None

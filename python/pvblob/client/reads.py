@@ -7,8 +7,6 @@ finish as expected (any other answer, a busy or broken channel) returns None her
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
-
 from pvblob import _native
 from pvblob.client import answers
 from pvblob.client.conversation import PIECE_BYTES, placed_and_fields
@@ -17,7 +15,10 @@ from pvblob.client.sinks import Answer
 from pvblob.errors import DeadlineExceeded
 from pvblob.vsc.device import HOST_GRACE_S
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import TypeVar
+
     from typing_extensions import Buffer
 
     from pvblob.client.operations import Operations
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
     from pvblob.vsc.device import Device
     from pvblob.vsc.link import Link
 
-T = TypeVar("T")
+    T = TypeVar("T")
 
 PLANS_MAX = 4096
+STREAM_BYTES = 8 << 20  # of a piece of a stream
+IN_FLIGHT = 32  # how many of many reads are under way unless the program says otherwise
 # What differs from answer to answer of one version and is no property of the blob. Source: Azure REST, "Get Blob".
 VOLATILE_FIELDS = ("date", "x-ms-request-id", "x-ms-client-request-id", "server")
 

@@ -7,20 +7,22 @@ one is copied out while the host fills the other, and both stay warm. Knows no p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
-
 from pvblob import _native
-from pvblob.client.steps import Steps, attach, lend, lend_if_possible
-from pvblob.http import Fields
+from pvblob.client.steps import attach, lend, lend_if_possible
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Protocol
+
+    from pvblob.client.steps import Steps
+    from pvblob.http_request import Fields
     from pvblob.vsc.registration import Placed
+else:
+    Protocol = object
 
 PIECE_BYTES_MIN = 256 << 10
 
 
-@dataclass(slots=True)
 class Answer:
     """The service's answer.
 
@@ -30,11 +32,16 @@ class Answer:
     view: read-only view of lent pages; they go back when the last view is dropped.
     """
 
-    status: int
-    fields: Fields
-    content: bytes = b""
-    written: int = 0
-    view: memoryview | None = None
+    __slots__ = ("content", "fields", "status", "view", "written")
+
+    def __init__(
+        self, status: int, fields: Fields, content: bytes = b"", written: int = 0, view: memoryview | None = None
+    ) -> None:
+        self.status = status
+        self.fields = fields
+        self.content = content
+        self.written = written
+        self.view = view
 
 
 class Sink(Protocol):
@@ -42,23 +49,18 @@ class Sink(Protocol):
 
     def buffer(self, size_bytes: int, at: int) -> Steps[_native.LentBuffer]:
         """Provide the buffer for the next piece, of at most *size_bytes*, which begins at byte *at* of the answer."""
-        ...
 
     def second_buffer(self, size_bytes: int, at: int) -> Steps[_native.LentBuffer | None]:
         """Do the same while the piece before it has not been taken yet. None: there is no memory for a second one."""
-        ...
 
     def expect(self, total_bytes: int) -> None:
         """Learn the answer's whole length, once, before the first `take`. Raises ValueError when it cannot fit."""
-        ...
 
     def take(self, data: _native.LentBuffer, length: int) -> None:
         """Take over the first *length* bytes of *data*, the piece whose buffer was provided first."""
-        ...
 
     def finish(self, status: int, fields: Fields) -> Answer:
         """Return the answer, all pieces taken."""
-        ...
 
 
 class _TwoBuffers:

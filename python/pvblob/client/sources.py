@@ -5,11 +5,20 @@ A conversation asks for the next n bytes (`Fill`), the program gives chunks of a
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from collections.abc import Iterator
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from typing import Protocol, TypeAlias
+
     from typing_extensions import Buffer
+
+    UploadBody: TypeAlias = "Buffer | UploadSource | None"
+    AsyncUploadBody: TypeAlias = "Buffer | UploadSource | AsyncUploadSource | None"
+    Source: TypeAlias = "MemorySource | ChunkSource"
+else:
+    Protocol = object
 
 
 class UploadSource(Protocol):
@@ -18,11 +27,9 @@ class UploadSource(Protocol):
     @property
     def size_bytes(self) -> int:
         """Exact length, known before the first byte."""
-        ...
 
     def chunks(self) -> Iterator[Buffer]:
         """Yield bytes-like pieces of any size whose lengths sum to `size_bytes`."""
-        ...
 
 
 class AsyncUploadSource(Protocol):
@@ -31,15 +38,9 @@ class AsyncUploadSource(Protocol):
     @property
     def size_bytes(self) -> int:
         """Exact length, known before the first byte."""
-        ...
 
     def chunks(self) -> AsyncIterator[Buffer]:
         """Yield bytes-like pieces of any size whose lengths sum to `size_bytes`."""
-        ...
-
-
-UploadBody: TypeAlias = "Buffer | UploadSource | None"
-AsyncUploadBody: TypeAlias = "Buffer | UploadSource | AsyncUploadSource | None"
 
 
 class MemorySource:
@@ -119,9 +120,6 @@ class ChunkSource:
             self._next(await anext(self._chunks, None))
             done += self._from_rest(into[done:])
         return done
-
-
-Source: TypeAlias = MemorySource | ChunkSource
 
 
 def source_of(body: Buffer | UploadSource | AsyncUploadSource) -> Source:

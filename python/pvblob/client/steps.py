@@ -6,69 +6,83 @@ with types.
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
-
-from pvblob import _native
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Generator
+    from typing import Any, TypeAlias, TypeVar
+
+    from pvblob import _native
     from pvblob.client.sinks import Answer
     from pvblob.vsc.registration import Placed
 
-T = TypeVar("T")
+    T = TypeVar("T")
 
-# Whatever the driver's device returned for a Post; dropping it cancels the request.
-Ticket: TypeAlias = Any
+    # Whatever the driver's device returned for a Post; dropping it cancels the request.
+    Ticket: TypeAlias = Any
+    Step: TypeAlias = "Lend | Attach | Post | Collect | Fill"
+    Steps: TypeAlias = Generator[Step, object, T]
+    Conversation: TypeAlias = Steps[Answer]
 
 
-@dataclass(slots=True)
 class Lend:
     """Lend pages. The answer is a LentBuffer of `size_bytes`, or of fewer but at least `size_bytes_min`.
 
     optional: the conversation can go on without; the answer is then None where memory is spent.
     """
 
-    size_bytes: int
-    size_bytes_min: int
-    optional: bool = False
+    __slots__ = ("optional", "size_bytes", "size_bytes_min")
+
+    def __init__(self, size_bytes: int, size_bytes_min: int, optional: bool = False) -> None:
+        self.size_bytes = size_bytes
+        self.size_bytes_min = size_bytes_min
+        self.optional = optional
 
 
-@dataclass(slots=True)
 class Attach:
     """Give me pages for a buffer in registered memory. The answer is a LentBuffer, or None: it must be copied."""
 
-    placed: Placed
+    __slots__ = ("placed",)
+
+    def __init__(self, placed: Placed) -> None:
+        self.placed = placed
 
 
-@dataclass(slots=True)
 class Post:
     """Send one packet. The answer is a ticket; the buffers are the host's until it is collected, or cancelled."""
 
-    request: _native.LentBuffer
-    response: _native.LentBuffer
-    data: _native.LentBuffer | None
-    data_valid: int
-    guid: bytes
+    __slots__ = ("data", "data_valid", "guid", "request", "response")
+
+    def __init__(
+        self,
+        request: _native.LentBuffer,
+        response: _native.LentBuffer,
+        data: _native.LentBuffer | None,
+        data_valid: int,
+        guid: bytes,
+    ) -> None:
+        self.request = request
+        self.response = response
+        self.data = data
+        self.data_valid = data_valid
+        self.guid = guid
 
 
-@dataclass(slots=True)
 class Collect:
     """Wait for a posted packet's completion. The answer is (device status, response bytes)."""
 
-    ticket: Ticket
+    __slots__ = ("ticket",)
+
+    def __init__(self, ticket: Ticket) -> None:
+        self.ticket = ticket
 
 
-@dataclass(slots=True)
 class Fill:
     """Give me the next bytes of the source, at most `into`'s length. The answer is the number of bytes."""
 
-    into: memoryview
+    __slots__ = ("into",)
 
-
-Step: TypeAlias = "Lend | Attach | Post | Collect | Fill"
-Steps: TypeAlias = Generator[Step, object, T]
-Conversation: TypeAlias = "Steps[Answer]"
+    def __init__(self, into: memoryview) -> None:
+        self.into = into
 
 
 def lend(size_bytes: int, size_bytes_min: int | None = None) -> Steps[_native.LentBuffer]:

@@ -9,11 +9,13 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from pvblob.client.bodies import pieces
 from pvblob.client.operations import Call, Operations, WriteOptions, block_id
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from pvblob.client.bodies import Source
     from pvblob.client.properties import Written
 
 
@@ -39,6 +41,14 @@ class BlockUpload:
             name = block_id(self._upload, len(self._block_ids))
             self._run(self._operations.put_block(self._container, self._blob, name, piece))
             self._block_ids.append(name)
+
+    def store(self, data: Source) -> Written:
+        """Send all of *data*, see `Client.put`, and make the blob."""
+        for piece, is_last in pieces(data):
+            if is_last:
+                break
+            self.write(piece)
+        return self.finish(piece)
 
     def finish(self, last: Buffer = b"") -> Written:
         """Send the *last* piece and make the blob; raises what `Client.put` raises."""

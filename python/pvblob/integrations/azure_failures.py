@@ -30,7 +30,7 @@ from pvblob.errors import (
     RemoteProtocolError,
     RequestCancelled,
 )
-from pvblob.http import Fields
+from pvblob.http_request import Fields
 
 _NOTHING_EXECUTED = (HostUnavailable, LentMemoryExhausted, OutOfCredits, RequestCancelled)
 

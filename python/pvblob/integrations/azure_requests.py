@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote
 
-from pvblob.http import METADATA, Fields, Request, metadata_spelling
+from pvblob.http_request import METADATA, Fields, Request, metadata_spelling
 from pvblob.integrations.azure_bodies import Piece, as_buffer, async_upload_body, cut, upload_body
 
 if TYPE_CHECKING:

@@ -18,12 +18,12 @@ from azure.core.rest._http_response_impl import HttpResponseImpl
 from azure.core.rest._http_response_impl_async import AsyncHttpResponseImpl
 
 from pvblob.errors import REASON_FIELD
-from pvblob.http import METADATA_NAMES, spelled_metadata
+from pvblob.http_request import METADATA_NAMES, spelled_metadata
 from pvblob.integrations.azure_content import decoded
 
 if TYPE_CHECKING:
     from pvblob.client.exchange import Answer
-    from pvblob.http import Fields
+    from pvblob.http_request import Fields
 
 _Default = TypeVar("_Default")
 

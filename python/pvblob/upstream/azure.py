@@ -5,9 +5,8 @@ The flow: check what cannot be sent → find where the body lies → `attempts` 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from pvblob.blobs.answers import Refusal, refuse
+from pvblob.frozen import replace
 from pvblob.http import Body, ByteRange, Fields, Request, Response
 from pvblob.upstream import batches
 from pvblob.upstream.answers import INLINE_BYTES_MAX, plain_response, read_whole

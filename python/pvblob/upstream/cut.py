@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import secrets
-from dataclasses import replace
 
+from pvblob.frozen import replace
 from pvblob.http import Fields, Request
 from pvblob.upstream.attempts import Attempts
 from pvblob.upstream.transport import Answer, Part

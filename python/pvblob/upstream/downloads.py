@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pvblob import _native
+from pvblob.frozen import replace
 from pvblob.http import ArrivingContent, ContentLost, Fields, Request
 from pvblob.upstream import failures
 from pvblob.upstream.answers import plain_response

@@ -10,10 +10,11 @@ import asyncio
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from pvblob.blobs.answers import Refusal, refuse
+from pvblob.frozen import replace
 from pvblob.http import ContentLost, Extent, Request
 from pvblob.upstream.attempts import Attempts
 from pvblob.upstream.block_files import BLOCK_BYTES

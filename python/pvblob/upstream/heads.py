@@ -8,11 +8,12 @@ Source: Azure REST, "Get Blob".
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Literal
 from uuid import uuid4
 
+from pvblob.frozen import replace
 from pvblob.http import ByteRange, Fields, Head, Request, Slot
 from pvblob.upstream.forward import DEFAULT_VERSION
 

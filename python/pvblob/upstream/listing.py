@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from urllib.parse import quote, unquote
 from xml.parsers import expat
 
 from pvblob.blobs.segment_work import read_content
+from pvblob.frozen import replace
 from pvblob.http import ArrivingContent, BytesBody, Content, ContentLost, Request
 from pvblob.upstream.azure import AzureUpstream
 from pvblob.upstream.failures import GivenUp
@@ -38,7 +40,7 @@ async def list_blobs(
         except ContentLost as lost:
             raise GivenUp(lost.response) from None
         if answer.status != 200:
-            raise GivenUp(replace(answer, content=content))
+            raise GivenUp(dataclasses.replace(answer, content=content))
         page = _Page()
         try:
             page.parse(content)

@@ -16,6 +16,7 @@ from pvblob.vmbus.constants import (
     VPCI_CLASS,
     VPCI_TWIN_INSTANCES,
 )
+from pvblob.vmbus.guid import Guid
 from pvblob.vmbus.messages import Message, decode, descriptors_expected, encode
 from pvblob.vmbus.records import Bounds, Channel, Gpadl, Region
 from pvblob.vmbus.roles import GUEST, HOST, Role
@@ -43,6 +44,7 @@ __all__ = [
     "Features",
     "Gpadl",
     "GpadlState",
+    "Guid",
     "IgnoredOffer",
     "InterruptState",
     "Message",

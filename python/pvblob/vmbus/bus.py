@@ -12,13 +12,19 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple
 
 from pvblob.errors import ChannelError, HostUnavailable, LocalProtocolError, RemoteProtocolError, SettingsError
+from pvblob.frozen import frozen
+from pvblob.settings import absolute
 from pvblob.vmbus import socket_path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    Dispose = Callable[[Iterable[int]], None]
 
 DATAGRAM_BYTES_MAX = 4096
 DESCRIPTORS_MAX = 2  # what the message with most of them carries (DOORBELLS)
@@ -38,9 +44,6 @@ _FULL = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS
 _CLOSED = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN})
 
 
-Dispose = Callable[[Iterable[int]], None]
-
-
 class BusFull(ChannelError, BlockingIOError):
     """The peer does not read: nothing was sent. Wait until the bus is writable, or give the peer up."""
 
@@ -49,7 +52,8 @@ class BusClosed(ChannelError, ConnectionError):
     """The peer has closed its end, or died."""
 
 
-class PeerCredentials(NamedTuple):
+@frozen
+class PeerCredentials:
     """Who is at the other end, as the kernel recorded it when the connection was made."""
 
     pid: int
@@ -312,18 +316,19 @@ def _listening(path: Path, mode: int, group: int | None) -> socket.socket:
     return made
 
 
-def connect(path: Path) -> Bus:
+def connect(path: str | Path) -> Bus:
     """Connect to the host that listens on *path*, without waiting.
 
     Raises HostUnavailable when no host answers there; SettingsError when the path cannot be a host's.
     """
-    path = path.absolute()
+    path = absolute(path)
     socket_path.check_length(path)
     connection = _socket()
     try:
-        if path.parent.is_dir():
-            socket_path.check_directory(path.parent)
-        connection.connect(os.fspath(path))
+        directory = os.path.dirname(path)  # noqa: PTH120  # most guests never import pathlib
+        if os.path.isdir(directory):  # noqa: PTH112
+            socket_path.check_directory(directory)
+        connection.connect(path)
         return Bus(connection)
     except OSError as error:
         connection.close()
@@ -333,7 +338,7 @@ def connect(path: Path) -> Bus:
         raise
 
 
-def _why_unavailable(path: Path, error: OSError) -> str:
+def _why_unavailable(path: str, error: OSError) -> str:
     match error.errno:
         case errno.ENOENT | errno.ECONNREFUSED | errno.ENOTDIR:
             return f"no host listens on {path}: {_HINT}"

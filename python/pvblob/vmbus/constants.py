@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from uuid import UUID
+from pvblob.vmbus.guid import Guid
 
 DATAGRAM_BYTES_MAX = 240
 HEADER_BYTES = 8
@@ -13,10 +13,10 @@ RELID_MAX = 2047  # channel ids run from 1 (vmbus.md §4)
 FIRST_GPADL_ID = 0xE1E10  # where Linux begins to count (vmbus.md §3.2)
 REGION_SEALED = 1  # bit 0 of MEMORY_REGION's flags
 
-AZURE_BLOB_CLASS = UUID("0590b792-db64-45cc-81db-b8d70c577c9e")
-VPCI_CLASS = UUID("44c4f61d-4444-4400-9d52-802e27ede19f")
+AZURE_BLOB_CLASS = Guid.of("0590b792-db64-45cc-81db-b8d70c577c9e")
+VPCI_CLASS = Guid.of("44c4f61d-4444-4400-9d52-802e27ede19f")
 # The instances whose vPCI offer is a twin of the Azure Blob channel, without a PCI device behind it.
-VPCI_TWIN_INSTANCES = frozenset({UUID("d4573da2-2caa-4711-a8f9-bbabf4ee9685")})
+VPCI_TWIN_INSTANCES = frozenset({Guid.of("d4573da2-2caa-4711-a8f9-bbabf4ee9685")})
 
 VERSION_3_0 = 3 << 16
 VERSION_4_0 = 4 << 16

@@ -40,7 +40,7 @@ def _arrows(machine: type[State]) -> list[Arrow]:
         if not isinstance(state, machine) or entry is CROSSED:
             continue
         if isinstance(entry, Either):
-            outcomes = zip(entry, DECIDES[message], strict=True)
+            outcomes = zip((entry.yes, entry.no), DECIDES[message], strict=True)
             found.extend((state, after, _label(message, word)) for after, word in outcomes if after is not None)
         elif isinstance(entry, State):
             found.append((state, entry, _label(message)))

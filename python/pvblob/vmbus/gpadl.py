@@ -7,11 +7,13 @@ before anything is kept (H14). Whether the pages are lent memory is for whoever 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
 from pvblob.errors import LocalProtocolError
 from pvblob.vmbus.constants import PAGE_BYTES
 from pvblob.vmbus.messages import GpadlBody, GpadlHeader
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 HEADER_PFNS_MAX = 26
 BODY_PFNS_MAX = 28

@@ -7,15 +7,17 @@ Bytes between fields are zero when written and ignored when read. Nothing here k
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
-from dataclasses import MISSING, dataclass
-from typing import Any, TypeVar, cast, dataclass_transform
-from uuid import UUID
-
 from pvblob.errors import LocalProtocolError
+from pvblob.frozen import MISSING, annotated, dataclass_transform, made_of, with_fields
+from pvblob.vmbus.guid import GUID_BYTES, Guid
 
-T = TypeVar("T")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, TypeVar
+
+    T = TypeVar("T")
+
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -23,14 +25,24 @@ class FieldError(ValueError):
     """A value does not fit its field, or bytes do not form a value; the caller knows whose fault it is."""
 
 
-@dataclass(frozen=True, slots=True)
 class Placed:
     """Where and how one field lies. size: bytes, or None for "the rest of the message"."""
 
-    offset: int
-    size: int | None
-    to_bytes: Callable[[Any], bytes]
-    from_bytes: Callable[[bytes], Any]
+    __slots__ = ("default", "from_bytes", "offset", "size", "to_bytes")
+
+    def __init__(
+        self,
+        offset: int,
+        size: int | None,
+        to_bytes: Callable[[Any], bytes],
+        from_bytes: Callable[[bytes], Any],
+        default: Any,
+    ) -> None:
+        self.offset = offset
+        self.size = size
+        self.to_bytes = to_bytes
+        self.from_bytes = from_bytes
+        self.default = default
 
 
 def printable(text: str, bytes_max: int) -> str:
@@ -42,10 +54,6 @@ def printable(text: str, bytes_max: int) -> str:
     return clean.encode("utf-8", "replace")[:bytes_max].decode("utf-8", "ignore")
 
 
-def _placed(placed: Placed, default: Any) -> Any:
-    return dataclasses.field(default=default, metadata={"placed": placed})
-
-
 def _integer(offset: int, size: int, default: Any) -> Any:
     def to_bytes(value: int) -> bytes:
         try:
@@ -53,7 +61,7 @@ def _integer(offset: int, size: int, default: Any) -> Any:
         except OverflowError as error:
             raise FieldError(f"{value} does not fit {size} unsigned bytes") from error
 
-    return _placed(Placed(offset, size, to_bytes, lambda raw: int.from_bytes(raw, "little")), default)
+    return Placed(offset, size, to_bytes, lambda raw: int.from_bytes(raw, "little"), default)
 
 
 def u8(offset: int, *, default: Any = MISSING) -> Any:
@@ -77,8 +85,14 @@ def u64(offset: int, *, default: Any = MISSING) -> Any:
 
 
 def guid(offset: int, *, default: Any = MISSING) -> Any:
-    """Declare a GUID at byte *offset*: first three parts little-endian. Source: spec/vmbus.md §3."""
-    return _placed(Placed(offset, 16, lambda value: value.bytes_le, lambda raw: UUID(bytes_le=raw)), default)
+    """Declare a GUID at byte *offset*."""
+
+    def to_bytes(value: Guid) -> bytes:
+        if not isinstance(value, Guid):
+            raise FieldError(f"{value!r} is no Guid")
+        return bytes(value)
+
+    return Placed(offset, GUID_BYTES, to_bytes, Guid, default)
 
 
 def raw(offset: int, size: int, *, default: Any = MISSING) -> Any:
@@ -89,7 +103,7 @@ def raw(offset: int, size: int, *, default: Any = MISSING) -> Any:
             raise FieldError(f"{len(value)} bytes where exactly {size} belong")
         return bytes(value)
 
-    return _placed(Placed(offset, size, to_bytes, bytes), default)
+    return Placed(offset, size, to_bytes, bytes, default)
 
 
 def _utf8(value: str, bytes_max: int) -> bytes:
@@ -104,7 +118,7 @@ def text(offset: int, size: int, *, default: Any = MISSING) -> Any:
     def from_bytes(value: bytes) -> str:
         return printable(value.partition(b"\0")[0].decode("utf-8", "replace"), size)
 
-    return _placed(Placed(offset, size, lambda value: _utf8(value, size).ljust(size, b"\0"), from_bytes), default)
+    return Placed(offset, size, lambda value: _utf8(value, size).ljust(size, b"\0"), from_bytes, default)
 
 
 def text_to_end(offset: int, bytes_max: int, *, default: Any = MISSING) -> Any:
@@ -115,7 +129,7 @@ def text_to_end(offset: int, bytes_max: int, *, default: Any = MISSING) -> Any:
             raise FieldError(f"text of {len(value)} bytes where at most {bytes_max} are allowed")
         return printable(value.rstrip(b"\0").decode("utf-8", "replace"), bytes_max)
 
-    return _placed(Placed(offset, None, lambda value: _utf8(value, bytes_max), from_bytes), default)
+    return Placed(offset, None, lambda value: _utf8(value, bytes_max), from_bytes, default)
 
 
 def u64_to_end(offset: int, *, default: Any = MISSING) -> Any:
@@ -130,12 +144,12 @@ def u64_to_end(offset: int, *, default: Any = MISSING) -> Any:
     def from_bytes(value: bytes) -> tuple[int, ...]:
         return tuple(int.from_bytes(value[at : at + 8], "little") for at in range(0, len(value) - 7, 8))
 
-    return _placed(Placed(offset, None, to_bytes, from_bytes), default)
+    return Placed(offset, None, to_bytes, from_bytes, default)
 
 
 def payload_to_end(offset: int, *, default: Any = MISSING) -> Any:
     """Declare opaque bytes from byte *offset* to the end of the message."""
-    return _placed(Placed(offset, None, bytes, bytes), default)
+    return Placed(offset, None, bytes, bytes, default)
 
 
 @dataclass_transform(
@@ -143,83 +157,19 @@ def payload_to_end(offset: int, *, default: Any = MISSING) -> Any:
     field_specifiers=(u8, u16, u32, u64, guid, raw, text, text_to_end, u64_to_end, payload_to_end),
 )
 def wire(cls: type[T]) -> type[T]:
-    """Make *cls* a frozen, slotted dataclass whose fields know their place in bytes.
-
-    Its methods are shared and written out below: `dataclass` would compile six of them for each of thirty classes,
-    which every program that imports the client would wait for.
-    """
-    for name, method in _METHODS.items():
-        setattr(cls, name, method)
-    return dataclass(init=False, repr=False, eq=False, slots=True)(cls)
+    """Make *cls* a `frozen` class whose fields know their place in bytes."""
+    places = {name: cls.__dict__[name] for name in annotated(cls)}
+    made = with_fields(cls, {name: placed.default for name, placed in places.items()})
+    _PLACES[made] = tuple(places.items())
+    return made
 
 
-_DEFAULTS: dict[type, dict[str, Any]] = {}
+_PLACES: dict[type, tuple[tuple[str, Placed], ...]] = {}
 
 
-def _defaults(cls: type) -> dict[str, Any]:
-    """Return the default of every field, MISSING where there is none, in the order of declaration."""
-    found = _DEFAULTS.get(cls)
-    if found is None:
-        found = _DEFAULTS[cls] = {one.name: one.default for one in dataclasses.fields(cls)}
-    return found
-
-
-def _init(self: Any, *values: Any, **named: Any) -> None:
-    kind = type(self)
-    defaults = _defaults(kind)
-    given = dict(zip(defaults, values)) | named  # noqa: B905  # judged below
-    if len(values) > len(defaults) or len(given) != len(values) + len(named) or not given.keys() <= defaults.keys():
-        raise TypeError(f"{kind.__name__} takes {', '.join(defaults) or 'nothing'}, each once")
-    for name, default in defaults.items():
-        value = given.get(name, default)
-        if value is MISSING:
-            raise TypeError(f"{kind.__name__} needs {name}")
-        object.__setattr__(self, name, value)
-
-
-def _values(value: object) -> tuple[Any, ...]:
-    return tuple(getattr(value, name) for name in _defaults(type(value)))
-
-
-def _repr(self: object) -> str:
-    pairs = zip(_defaults(type(self)), _values(self), strict=True)
-    return f"{type(self).__qualname__}({', '.join(f'{name}={value!r}' for name, value in pairs)})"
-
-
-def _eq(self: object, other: object) -> bool:
-    return _values(self) == _values(other) if type(other) is type(self) else NotImplemented
-
-
-def _hash(self: object) -> int:
-    return hash(_values(self))
-
-
-def _reduce(self: object) -> tuple[type, tuple[Any, ...]]:
-    return type(self), _values(self)
-
-
-def _refuse_to_setattr(self: object, name: str, value: object) -> None:
-    raise dataclasses.FrozenInstanceError(f"{type(self).__name__}.{name} never changes")
-
-
-def _refuse_to_delattr(self: object, name: str) -> None:
-    raise dataclasses.FrozenInstanceError(f"{type(self).__name__}.{name} never changes")
-
-
-_METHODS: dict[str, Callable[..., Any]] = {
-    "__init__": _init,
-    "__repr__": _repr,
-    "__eq__": _eq,
-    "__hash__": _hash,
-    "__reduce__": _reduce,
-    "__setattr__": _refuse_to_setattr,
-    "__delattr__": _refuse_to_delattr,
-}
-
-
-def placed_fields(cls: type) -> list[tuple[str, Placed]]:
+def placed_fields(cls: type) -> tuple[tuple[str, Placed], ...]:
     """Return the name and place of every field of a `wire` class, in the order of declaration."""
-    return [(one.name, cast(Placed, one.metadata["placed"])) for one in dataclasses.fields(cls)]
+    return _PLACES[cls]
 
 
 def pack(value: object, into: bytearray) -> bytes:
@@ -243,4 +193,4 @@ def unpack(cls: type[T], data: bytes) -> T:
     for name, placed in placed_fields(cls):
         end = len(data) if placed.size is None else placed.offset + placed.size
         values[name] = placed.from_bytes(data[placed.offset : end])
-    return cls(**values)
+    return made_of(cls, values)

@@ -7,12 +7,8 @@ and docs/wire-protocol.md (types from 0x1001, our own: what a hypervisor would d
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from typing import ClassVar, TypeVar, dataclass_transform
-from uuid import UUID
-
 from pvblob.errors import LocalProtocolError, RemoteProtocolError
+from pvblob.frozen import dataclass_transform
 from pvblob.vmbus import layout
 from pvblob.vmbus.constants import (
     DATAGRAM_BYTES_MAX,
@@ -26,6 +22,15 @@ from pvblob.vmbus.constants import (
 from pvblob.vmbus.layout import guid, payload_to_end, raw, text_to_end, u8, u16, u32, u64, u64_to_end
 from pvblob.vmbus.roles import GUEST, HOST, Role
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import ClassVar, TypeVar
+
+    from pvblob.vmbus.guid import Guid
+
+    M = TypeVar("M", bound="Message")
+
 
 class Message:
     """Base of every message. The four class variables say what the tables of the specification say."""
@@ -38,7 +43,6 @@ class Message:
     DESCRIPTORS: ClassVar[int] = 0
 
 
-M = TypeVar("M", bound=Message)
 MESSAGE_TYPES: dict[int, type[Message]] = {}
 
 
@@ -51,7 +55,7 @@ def _message(number: int, sender: Role, size_min: int, descriptors: int = 0) -> 
     def register(cls: type[M]) -> type[M]:
         made = layout.wire(cls)
         made.TYPE, made.SENDER, made.SIZE_MIN, made.DESCRIPTORS = number, sender, size_min, descriptors
-        made.NAME = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).upper()
+        made.NAME = "".join("_" + char if char.isupper() else char.upper() for char in cls.__name__).lstrip("_")
         MESSAGE_TYPES[number] = made
         return made
 
@@ -103,8 +107,8 @@ class RequestOffers(Message):
 class OfferChannel(Message):
     """Offer a channel. user_data: 120 bytes, for our device `user_data.DeviceLimits`."""
 
-    class_id: UUID = guid(8)
-    instance_id: UUID = guid(24)
+    class_id: Guid = guid(8)
+    instance_id: Guid = guid(24)
     relid: int = u32(184)
     user_data: bytes = raw(60, USER_DATA_BYTES, default=bytes(USER_DATA_BYTES))
     flags: int = u16(56, default=0)

@@ -6,23 +6,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TypeVar
+from pvblob.frozen import frozen
+from pvblob.vmbus.transitions import ChannelState, ConnectionState, GpadlState, InterruptState, RegionState
 
-from pvblob.vmbus.gpadl import Assembly
-from pvblob.vmbus.messages import OfferChannel
-from pvblob.vmbus.roles import Role
-from pvblob.vmbus.transitions import (
-    ChannelState,
-    ConnectionState,
-    GpadlState,
-    InterruptState,
-    RegionState,
-    State,
-)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    from pvblob.vmbus.gpadl import Assembly
+    from pvblob.vmbus.messages import OfferChannel
+    from pvblob.vmbus.roles import Role
+    from pvblob.vmbus.transitions import State
+
+    V = TypeVar("V")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Bounds:
     """How much one guest may make both ends remember.
 
@@ -36,55 +35,60 @@ class Bounds:
     regions_max: int = 256
 
 
-@dataclass(slots=True)
 class Connection:
     """The connection itself. version: agreed, or None.  proposed: of the last INITIATE_CONTACT, or None."""
 
-    state: State = ConnectionState.DISCONNECTED
-    version: int | None = None
-    proposed: int | None = None
+    __slots__ = ("proposed", "state", "version")
+
+    def __init__(self) -> None:
+        self.state: State = ConnectionState.DISCONNECTED
+        self.version: int | None = None
+        self.proposed: int | None = None
 
     def __str__(self) -> str:
         return "the connection"
 
 
-@dataclass(slots=True)
 class Interrupts:
     """Where a channel's interrupts go, as a machine of its own."""
 
-    relid: int
-    state: State = InterruptState.SETTLED
+    __slots__ = ("relid", "state")
+
+    def __init__(self, relid: int) -> None:
+        self.relid = relid
+        self.state: State = InterruptState.SETTLED
 
     def __str__(self) -> str:
         return f"the interrupt of channel {self.relid}"
 
 
-@dataclass(slots=True)
 class Channel:
     """One offered channel. open_id, ring_gpadl_id: of the last OPEN_CHANNEL, else None."""
 
-    relid: int
-    offer: OfferChannel | None = None
-    state: State = ChannelState.ABSENT
-    open_id: int | None = None
-    ring_gpadl_id: int | None = None
-    interrupts: Interrupts = field(init=False)
+    __slots__ = ("interrupts", "offer", "open_id", "relid", "ring_gpadl_id", "state")
 
-    def __post_init__(self) -> None:
-        self.interrupts = Interrupts(self.relid)
+    def __init__(self, relid: int, state: State = ChannelState.ABSENT) -> None:
+        self.relid = relid
+        self.offer: OfferChannel | None = None
+        self.state = state
+        self.open_id: int | None = None
+        self.ring_gpadl_id: int | None = None
+        self.interrupts = Interrupts(relid)
 
     def __str__(self) -> str:
         return f"channel {self.relid}"
 
 
-@dataclass(slots=True)
 class Gpadl:
     """One GPADL. assembly: its pages, None when it was described to a channel that was rescinded already."""
 
-    gpadl_id: int
-    relid: int
-    state: State = GpadlState.ABSENT
-    assembly: Assembly | None = None
+    __slots__ = ("assembly", "gpadl_id", "relid", "state")
+
+    def __init__(self, gpadl_id: int, relid: int, state: State = GpadlState.ABSENT) -> None:
+        self.gpadl_id = gpadl_id
+        self.relid = relid
+        self.state = state
+        self.assembly: Assembly | None = None
 
     @property
     def pfns(self) -> tuple[int, ...]:
@@ -95,20 +99,21 @@ class Gpadl:
         return f"GPADL {self.gpadl_id:#x}"
 
 
-@dataclass(slots=True)
 class Region:
     """One lent memory region. gpa, length: bytes.  flags: as in MEMORY_REGION."""
 
-    gpa: int
-    length: int = 0
-    flags: int = 0
-    state: State = RegionState.ABSENT
+    __slots__ = ("flags", "gpa", "length", "state")
+
+    def __init__(self, gpa: int) -> None:
+        self.gpa = gpa
+        self.length = 0
+        self.flags = 0
+        self.state: State = RegionState.ABSENT
 
     def __str__(self) -> str:
         return f"the memory region at {self.gpa:#x}"
 
 
-V = TypeVar("V")
 Record = Connection | Channel | Interrupts | Gpadl | Region
 
 
@@ -118,9 +123,9 @@ class Records:
     __slots__ = ("bounds", "channels", "connection", "gpadls", "regions", "released", "role")
 
     def __init__(self, role: Role, bounds: Bounds) -> None:
-        self.role = role
-        self.bounds = bounds
-        self.connection = Connection()
+        self.role: Role = role
+        self.bounds: Bounds = bounds
+        self.connection: Connection = Connection()
         self.channels: dict[int, Channel] = {}
         self.gpadls: dict[int, Gpadl] = {}
         self.regions: dict[int, Region] = {}

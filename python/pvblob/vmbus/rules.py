@@ -6,9 +6,6 @@ is `Illegal`, whose text completes "GUEST cannot send X: …"; the session turns
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from pvblob.vmbus import messages as m
 from pvblob.vmbus.constants import (
     PAGE_BYTES,
@@ -19,9 +16,15 @@ from pvblob.vmbus.constants import (
     VPCI_TWIN_INSTANCES,
 )
 from pvblob.vmbus.gpadl import Assembly, GpadlError
-from pvblob.vmbus.records import Records
 from pvblob.vmbus.roles import GUEST, HOST
 from pvblob.vmbus.transitions import ChannelState
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from pvblob.vmbus.records import Records
 
 # Messages that exist only from some version on (H3); the others exist in every version we know.
 VERSION_MIN: dict[type[m.Message], int] = {m.ModifyChannelResponse: VERSION_5_3}

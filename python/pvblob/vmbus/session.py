@@ -10,11 +10,10 @@ changes nothing; theirs is RemoteProtocolError and ends the connection. Not for 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from pvblob.errors import HostRefused, LocalProtocolError, RemoteProtocolError
+from pvblob.frozen import frozen
 from pvblob.vmbus import messages as m
 from pvblob.vmbus import rules
 from pvblob.vmbus.constants import FIRST_GPADL_ID, RELID_MAX, VERSION_5_3
@@ -33,11 +32,15 @@ from pvblob.vmbus.transitions import (
     State,
 )
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
 VERSIONS = (VERSION_5_3,)
 _LOW_RESOURCES = 1
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class IgnoredOffer:
     """An offer that the guest does not want. reply: to be sent at once, so that the host gets its relid back.
 
@@ -49,7 +52,7 @@ class IgnoredOffer:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Crossed:
     """A message that crossed one of ours: nothing is to be done but to close descriptors that came with it."""
 

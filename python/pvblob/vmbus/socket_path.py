@@ -11,10 +11,13 @@ import fcntl
 import os
 import socket
 import stat
-from collections.abc import Iterator
-from pathlib import Path
 
 from pvblob.errors import ChannelError, SettingsError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 PATH_BYTES_MAX = 107
 
@@ -28,7 +31,7 @@ def identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def check_length(path: Path) -> None:
+def check_length(path: str | Path) -> None:
     """Raise SettingsError when *path* is longer than a Unix socket's path can be."""
     length = len(os.fsencode(path))
     if length > PATH_BYTES_MAX:
@@ -48,15 +51,16 @@ def make_directory(directory: Path, mode: int, group: int | None) -> None:
         directory.chmod(0o700 | passage)
 
 
-def check_directory(directory: Path) -> None:
+def check_directory(directory: str | Path) -> None:
     """Refuse a directory that somebody else may have put into /tmp, or its like, before us.
 
     Its owner could listen there in the host's place.  Raises SettingsError saying whose it is.
     """
-    above = directory.parent.stat().st_mode
+    # Every guest comes here, and most never import pathlib.
+    above = os.stat(os.path.dirname(directory)).st_mode  # noqa: PTH116, PTH120
     if not (above & stat.S_ISVTX and above & stat.S_IWOTH):
         return
-    found = directory.lstat()
+    found = os.lstat(directory)
     ours = found.st_uid in (os.geteuid(), 0)
     if not stat.S_ISDIR(found.st_mode) or not ours or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         text = f"{directory} may belong to somebody else (owner uid {found.st_uid}, mode {found.st_mode & 0o7777:o})"

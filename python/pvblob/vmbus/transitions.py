@@ -10,13 +10,16 @@ not yet seen ours: the receiver takes it quietly; sending it knowingly is an err
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import Enum
-from typing import NamedTuple
 
+from pvblob.frozen import frozen
 from pvblob.vmbus import messages as m
 from pvblob.vmbus.messages import Message
 from pvblob.vmbus.roles import GUEST, HOST, Role
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class State(Enum):
@@ -94,15 +97,17 @@ class Mark(Enum):
 CROSSED = Mark.CROSSED
 
 
-class Either(NamedTuple):
+@frozen
+class Either:
     """Two outcomes of one message; None = this outcome is illegal here. What decides is in `DECIDES`, in words."""
 
     yes: State | None
     no: State | None
 
 
-Next = State | Either | Mark
-Table = Mapping[tuple[State, type[Message]], Next]
+if TYPE_CHECKING:
+    Next = State | Either | Mark
+    Table = Mapping[tuple[State, type[Message]], Next]
 
 # What decides an Either, per message: what to call yes, and no. `rules.decide` holds the predicates.
 DECIDES: dict[type[Message], tuple[str, str]] = {

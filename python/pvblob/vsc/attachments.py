@@ -6,30 +6,30 @@ and only when no request uses it; so what is to leave is noted and goes at the n
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
-
-from pvblob import _native
 from pvblob.vmbus import messages as m
 from pvblob.vmbus.constants import REGION_SEALED
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pvblob import _native
     from pvblob.vsc.registration import RegisteredMemory
 
+    Send = Callable[[m.Message, tuple[int, ...]], None]
 
-Send: TypeAlias = Callable[[m.Message, tuple[int, ...]], None]
 
-
-@dataclass(slots=True)
 class Attachment:
     """One registered memory's place on the link. status: the host's answer, None until it came."""
 
-    memory: RegisteredMemory
-    gpa: int
-    buffer: _native.LentBuffer | None
-    status: int | None = None
-    taken_back: bool = False  # MEMORY_REGION_REMOVE has been sent
+    __slots__ = ("buffer", "gpa", "memory", "status", "taken_back")
+
+    def __init__(self, memory: RegisteredMemory, gpa: int, buffer: _native.LentBuffer) -> None:
+        self.memory = memory
+        self.gpa = gpa
+        self.buffer: _native.LentBuffer | None = buffer
+        self.status: int | None = None
+        self.taken_back = False  # MEMORY_REGION_REMOVE has been sent
 
 
 class Attachments:

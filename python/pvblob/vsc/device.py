@@ -11,17 +11,19 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Generator
-from pathlib import Path
-from typing import Any
 
 from pvblob import _native
 from pvblob.errors import DeadlineExceeded, DeviceGone, HostUnavailable
-from pvblob.settings import default_socket_path
+from pvblob.settings import default_socket
 from pvblob.vmbus.bus import BusClosed, connect
 from pvblob.vsc.handshake import Handshake, wait_for_steps
 from pvblob.vsc.link import Link, closed
 from pvblob.vsc.registration import RegisteredMemory, Registrations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from typing import Any
 
 TIMEOUT_S = 60.0
 HANDSHAKE_TIMEOUT_S = 10.0
@@ -96,9 +98,9 @@ class Device:
     def __reduce__(self) -> tuple[type[Device], tuple[str | None]]:
         return Device, (self.socket_path,)
 
-    def path(self) -> Path:
+    def path(self) -> str:
         """Return where the host's socket is looked for."""
-        return Path(self.socket_path) if self.socket_path is not None else default_socket_path()
+        return os.fspath(self.socket_path) if self.socket_path is not None else default_socket()
 
     # ---- connection
 

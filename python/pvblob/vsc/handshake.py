@@ -12,8 +12,6 @@ import contextlib
 import os
 import select
 import time
-from collections.abc import Generator
-from typing import TypeVar
 
 from pvblob import _native
 from pvblob.errors import ChannelError, HostRefused, HostUnavailable, RemoteProtocolError
@@ -21,17 +19,23 @@ from pvblob.vmbus import messages as m
 from pvblob.vmbus.bus import Bus, BusClosed
 from pvblob.vmbus.constants import AZURE_BLOB_CLASS, REGION_SEALED
 from pvblob.vmbus.gpadl import split
-from pvblob.vmbus.messages import Message
 from pvblob.vmbus.session import GUEST, Crossed, IgnoredOffer, Session
 from pvblob.vmbus.user_data import DeviceLimits, OpenUserData
 from pvblob.vsc.link import Link
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from typing import TypeVar
+
+    from pvblob.vmbus.messages import Message
+
+    T = TypeVar("T")
 
 RING_BYTES = 128 * 1024  # per direction, control page included: spec/azure-blob-device.md §2.5
 RINGS_GPA = 0x1000_0000
 PAGE_BYTES = 4096
 OVERLOADED = "the host accepted the connection but does not answer; is it overloaded?"
-
-T = TypeVar("T")
 
 
 class Handshake:

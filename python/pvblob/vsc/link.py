@@ -10,21 +10,21 @@ import contextlib
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING
 
 from pvblob import _native
 from pvblob.errors import ChannelCorrupt, ChannelError, DeviceGone, LentMemoryExhausted, RemoteProtocolError
 from pvblob.vmbus import messages as m
 from pvblob.vmbus.bus import Bus, BusClosed
 from pvblob.vmbus.constants import REGION_SEALED, STATUS_SUCCESS
-from pvblob.vmbus.messages import Message
 from pvblob.vmbus.session import Crossed, IgnoredOffer, Session
 from pvblob.vmbus.user_data import DeviceLimits
 from pvblob.vsc.attachments import Attachment, Attachments
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import asyncio
 
+    from pvblob.vmbus.messages import Message
     from pvblob.vsc.loop_watch import LoopWatch
     from pvblob.vsc.registration import RegisteredMemory
 

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import os
 import weakref
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pvblob import _native
 from pvblob.errors import RemoteProtocolError
-from pvblob.vmbus.sealed import check_sealed
-from pvblob.vsc.shared_memory import locate
+from pvblob.frozen import frozen
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Self
+    from typing import Any, Self
 
     from typing_extensions import Buffer
 
@@ -28,7 +27,8 @@ if TYPE_CHECKING:
 PAGE_BYTES = 4096
 
 
-class Placed(NamedTuple):
+@frozen
+class Placed:
     """A buffer inside registered memory: *size_bytes* bytes from *offset* of what was registered."""
 
     memory: RegisteredMemory
@@ -48,6 +48,8 @@ class RegisteredMemory:
     """
 
     def __init__(self, device: Device, memory: Any) -> None:
+        from pvblob.vsc.shared_memory import locate  # most programs register nothing
+
         found = locate(memory)
         try:
             first_page = found.offset // PAGE_BYTES
@@ -159,6 +161,8 @@ class Registrations:
 
 
 def _is_sealed(fd: int, size_bytes: int) -> bool:
+    from pvblob.vmbus.sealed import check_sealed
+
     try:
         check_sealed(fd, size_bytes)
     except RemoteProtocolError:

@@ -11,14 +11,15 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from uuid import UUID
+from dataclasses import dataclass
 
 from pvblob import _native
 from pvblob.errors import ChannelError, LocalProtocolError, RemoteProtocolError
+from pvblob.frozen import replace
 from pvblob.vmbus import messages as m
 from pvblob.vmbus.bus import Bus, BusClosed, close_all
 from pvblob.vmbus.constants import AZURE_BLOB_CLASS, STATUS_REFUSED, STATUS_SUCCESS, STATUS_UNSUCCESSFUL
+from pvblob.vmbus.guid import Guid
 from pvblob.vmbus.messages import Message
 from pvblob.vmbus.records import Bounds
 from pvblob.vmbus.session import HOST, Crossed, Session
@@ -63,7 +64,7 @@ class GuestConnection:
         bus: Bus,
         services: Services,
         backend: GuardedBackend,
-        instance_id: UUID,
+        instance_id: Guid,
         on_end: Callable[[GuestConnection], None],
     ) -> None:
         self._bus = bus

@@ -27,6 +27,7 @@ from pvblob.http import Backend
 from pvblob.vmbus import messages as m
 from pvblob.vmbus.bus import Bus, Listener, listen
 from pvblob.vmbus.constants import STATUS_REFUSED
+from pvblob.vmbus.guid import Guid
 from pvblob.vmbus.user_data import DeviceLimits, Features
 from pvblob.vsp.audit import Audit, PeerLog
 from pvblob.vsp.budget import Limits
@@ -111,7 +112,7 @@ class Host:
         self._guests, self._keys = set[GuestConnection](), itertools.count(1)
         self._disposal = Disposal()
         self._channel_failed: dict[int, Callable[[str], None]] = {}
-        self.instance_id = uuid4()
+        self.instance_id = Guid(uuid4().bytes_le)
         self._guests_max = self.refused = 0
         self._running = False
 

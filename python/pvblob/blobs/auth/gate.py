@@ -9,7 +9,7 @@ A body is read only where it is a batch that came with a SAS. Nothing here knows
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from pvblob.blobs.access import BATCHES, copy_source, key_of, single_target, sub_requests
@@ -19,6 +19,7 @@ from pvblob.blobs.auth.sas import Origin, Token, read_token
 from pvblob.blobs.auth.shared_key import NO_CREDENTIAL
 from pvblob.blobs.auth.shared_key import authenticate as authenticate_shared_key
 from pvblob.blobs.target import InvalidTarget, Target, account_in_host
+from pvblob.frozen import replace
 from pvblob.http import Backend, Body, Fields, Request, Response
 
 CHANNEL = Origin(encrypted=True, address=None)
