@@ -347,6 +347,7 @@ EVENT_CANCEL: int
 EVENT_FILLED: int
 EVENT_RELEASED: int
 EVENT_CHANNEL_FAILED: int
+EVENT_STORED: int
 
 @final
 class GuestMemory:
@@ -427,6 +428,9 @@ class HostRequest:
         ConnectionError: the guest has shrunk its memory; the request then completes with MALFORMED.
         """
 
+    def store_soon(self, fd: int, offset: int, digest: Digest) -> None:
+        """Have a filler do the same; EVENT_STORED follows, with what `store_data` would raise. *fd* may be closed."""
+
     def complete(self, status: int, response: bytes, needed: int | None = None) -> bool:
         """Complete; False when it was completed before. needed: the capacity to report with INSUFFICIENT_BUFFER."""
 
@@ -480,7 +484,7 @@ class HostEngine:
 
     def take(self, limit: int, share: int) -> list[tuple[int, Any]]:
         """Take up to *limit* events: (EVENT_REQUEST, HostRequest), (EVENT_CANCEL | EVENT_FILLED, id),
-        (EVENT_RELEASED, token), (EVENT_CHANNEL_FAILED, (key, reason)).
+        (EVENT_STORED, (id, exception or None)), (EVENT_RELEASED, token), (EVENT_CHANNEL_FAILED, (key, reason)).
 
         share: how many requests and cancels of one channel at most; channels take turns.
         """

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
+from pvblob import _native
 from pvblob.vsp.bodies import BodyPool
 from pvblob.vsp.budget import Shares
 from pvblob.vsp.turnstile import Turnstile
@@ -53,3 +55,41 @@ async def test_a_body_that_waits_for_its_turn_is_never_moved_after_it_was_cancel
         await first
         assert await pool.run(1, 100, lambda: "next") == "next"
     assert moved == []
+
+
+class HeldWrite:
+    """A request whose content the data plane writes for as long as the test likes: no real file can be held so."""
+
+    id, channel, data_valid = 7, 1, 4096
+
+    def __init__(self) -> None:
+        self.begun: list[tuple[int, int]] = []
+
+    def store_soon(self, fd: int, offset: int, _digest: object) -> None:
+        self.begun.append((fd, offset))
+
+
+async def test_a_small_body_is_the_data_planes_until_it_says_so_however_often_it_is_cancelled() -> None:
+    with ThreadPoolExecutor(1) as executor:
+        pool = BodyPool(executor, Turnstile(Shares(2, 1 << 20)))
+        request: Any = HeldWrite()
+        for error in (None, OSError(28, "no space")):
+            storing = asyncio.create_task(pool.store(request, 3, 512, _native.Digest(False)))
+            for _ in range(3):
+                await asyncio.sleep(0)
+                storing.cancel()
+            settling = asyncio.create_task(pool.settle())
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert not storing.done(), "the guest would get its pages back, and another write the run"
+            assert not settling.done()
+            pool.stored(request.id, error)
+            with pytest.raises(asyncio.CancelledError):
+                await storing
+            await settling
+        assert request.begun == [(3, 512)] * 2
+        storing = asyncio.create_task(pool.store(request, 3, 512, _native.Digest(False)))
+        await asyncio.sleep(0)
+        pool.stored(request.id, ConnectionError("the guest has shrunk its memory"))
+        with pytest.raises(ConnectionError):
+            await storing

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use blobdev::extents;
 use pyo3::buffer::PyBuffer;
@@ -27,7 +27,7 @@ pub(crate) fn system_error(error: io::Error) -> PyErr {
 
 /// Running checksums over several stores.
 #[pyclass(frozen, module = "pvblob._native")]
-pub(crate) struct Digest(Mutex<extents::Digest>);
+pub(crate) struct Digest(pub(crate) Arc<Mutex<extents::Digest>>);
 
 impl Digest {
     pub(crate) fn lock(&self) -> MutexGuard<'_, extents::Digest> {
@@ -39,7 +39,7 @@ impl Digest {
 impl Digest {
     #[new]
     fn new(md5: bool) -> Self {
-        Self(Mutex::new(extents::Digest::new(md5)))
+        Self(Arc::new(Mutex::new(extents::Digest::new(md5))))
     }
 
     /// Writes bytes to a file and adds them.

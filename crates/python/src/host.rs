@@ -9,6 +9,7 @@ use blobdev::vsp::engine::{Engine, GuestSide, OpenError, Sizes};
 use blobdev::vsp::events::Event;
 use blobdev::vsp::faults::StallingReader;
 use blobdev::vsp::files::{Reader, SystemReader};
+use blobdev::vsp::filler::Store;
 use blobdev::vsp::offload::entry::{Entry, Pin};
 use blobdev::vsp::polling::PollingLimits;
 use blobdev::vsp::request::HostRequest as Inner;
@@ -29,6 +30,7 @@ pub(crate) const EVENT_CANCEL: u8 = 1;
 pub(crate) const EVENT_FILLED: u8 = 2;
 pub(crate) const EVENT_CHANNEL_FAILED: u8 = 3;
 pub(crate) const EVENT_RELEASED: u8 = 4;
+pub(crate) const EVENT_STORED: u8 = 5;
 
 /// The page a guest can only read: its polling grant.
 #[pyclass(frozen, module = "pvblob._native")]
@@ -102,6 +104,10 @@ impl HostEngine {
                 }
                 Event::Cancel(id) => (EVENT_CANCEL, id.into_pyobject(py)?.into_any()),
                 Event::Released(token) => (EVENT_RELEASED, token.into_pyobject(py)?.into_any()),
+                Event::Stored(request, stored) => {
+                    let error = stored.err().map(|error| broken(&request, error).into_value(py));
+                    (EVENT_STORED, (request.id, error).into_pyobject(py)?.into_any())
+                }
                 Event::Filled(id) => (EVENT_FILLED, id.into_pyobject(py)?.into_any()),
                 Event::ChannelFailed(key, reason) => {
                     (EVENT_CHANNEL_FAILED, (key, reason).into_pyobject(py)?.into_any())
@@ -249,14 +255,12 @@ type Head<'py> = (
     Bound<'py, PyBytes>,
 );
 
-impl HostRequest {
-    /// ConnectionError: the guest took its content away. OSError: our file.
-    fn broken(&self, error: std::io::Error) -> PyErr {
-        if self.inner.has_faulted() {
-            return PyConnectionError::new_err("the guest has shrunk the memory its content lies in");
-        }
-        system_error(error)
+/// ConnectionError: the guest took its content away. OSError: our file.
+fn broken(request: &Inner, error: std::io::Error) -> PyErr {
+    if request.has_faulted() {
+        return PyConnectionError::new_err("the guest has shrunk the memory its content lies in");
     }
+    system_error(error)
 }
 
 #[pymethods]
@@ -329,7 +333,7 @@ impl HostRequest {
 
     /// The guest's content as private bytes.
     fn read_data<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        let copy = py.detach(|| self.inner.read_data()).map_err(|error| self.broken(error))?;
+        let copy = py.detach(|| self.inner.read_data()).map_err(|error| broken(&self.inner, error))?;
         Ok(PyBytes::new(py, &copy))
     }
 
@@ -346,7 +350,14 @@ impl HostRequest {
             let mut digest = digest.lock();
             self.inner.store_data(file.as_fd(), offset, &mut digest)
         })
-        .map_err(|error| self.broken(error))
+        .map_err(|error| broken(&self.inner, error))
+    }
+
+    /// The same by a filler thread; EVENT_STORED follows.
+    fn store_soon(&self, fd: i32, offset: u64, digest: &Digest) -> PyResult<()> {
+        let (request, file, digest) = (Arc::clone(&self.inner), duplicate(fd)?, Arc::clone(&digest.0));
+        self.engine.get().engine.store(Store { request, file, offset, digest });
+        Ok(())
     }
 
     #[pyo3(signature = (status, response, needed=None))]

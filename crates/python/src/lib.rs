@@ -69,6 +69,7 @@ fn add_numbers(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("EVENT_CANCEL", host::EVENT_CANCEL)?;
     module.add("EVENT_FILLED", host::EVENT_FILLED)?;
     module.add("EVENT_RELEASED", host::EVENT_RELEASED)?;
+    module.add("EVENT_STORED", host::EVENT_STORED)?;
     module.add("EVENT_CHANNEL_FAILED", host::EVENT_CHANNEL_FAILED)?;
     Ok(())
 }

@@ -1,8 +1,9 @@
 """Request bodies as they lie in guests' pages: `http.Body` over one packet, or over the pieces of several.
 
 Bulk bytes never pass through Python: `store` has the data plane copy them to a private block, checksum that copy and
-write that copy (design rule 1), in a thread of the host's pool and without the GIL. `read` makes private bytes first,
-for what Python parses.
+write that copy (design rule 1), in a thread of the host's pool and without the GIL. What takes less time than such a
+thread waits for the GIL is left to the data plane's own threads. `read` makes private bytes first, for what Python
+parses.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from pvblob.vsp.turnstile import Turnstile
 
 T = TypeVar("T")
 
+# Above it, the turns and shares of the pool matter more than its threads' way to the GIL.
+STORE_SOON_BYTES_MAX = 64 << 10
+
 
 class PieceError(Exception):
     """A piece of an upload does not continue it: a gap, an overlap, a wrong total."""
@@ -31,6 +35,34 @@ class BodyPool:
     def __init__(self, executor: Executor, turnstile: Turnstile) -> None:
         self._executor = executor
         self._turnstile = turnstile
+        self._storing: dict[int, asyncio.Future[None]] = {}  # what the data plane's threads write, by request
+
+    async def store(self, request: _native.HostRequest, fd: int, offset: int, digest: _native.Digest) -> None:
+        """Write the content of *request* to *fd* at *offset* and add it to *digest*; the same promise as `run`."""
+        if request.data_valid > STORE_SOON_BYTES_MAX:
+            await self.run(request.channel, request.data_valid, partial(request.store_data, fd, offset, digest))
+            return
+        await _finished(self._store_soon(request, fd, offset, digest))
+
+    def _store_soon(
+        self, request: _native.HostRequest, fd: int, offset: int, digest: _native.Digest
+    ) -> asyncio.Future[None]:
+        request.store_soon(fd, offset, digest)
+        stored = self._storing[request.id] = asyncio.get_running_loop().create_future()
+        return stored
+
+    async def settle(self) -> None:
+        """Wait until the data plane writes nothing any more; `stored` must go on to be called, and `store` not."""
+        if self._storing:
+            await asyncio.wait(self._storing.values())
+
+    def stored(self, request_id: int, error: Exception | None) -> None:
+        """The data plane has written the content of this request, or has failed to."""
+        stored = self._storing.pop(request_id)
+        if error is None:
+            stored.set_result(None)
+        else:
+            stored.set_exception(error)
 
     async def run(self, guest: int, size_bytes: int, call: Callable[[], T]) -> T:
         """Run *call* in a thread and wait for its end even when cancelled: it works on the guest's pages and our file.
@@ -40,18 +72,22 @@ class BodyPool:
         """
         await self._turnstile.enter(guest, size_bytes)
         try:
-            future = asyncio.get_running_loop().run_in_executor(self._executor, call)
-            try:
-                return await asyncio.shield(future)
-            except asyncio.CancelledError:
-                await _outlast(future)
-                raise
-            finally:
-                # An error holds this frame by its traceback, and so the request: if the frame held the error too, the
-                # guest's pages would stay mapped until the garbage collector finds the cycle.
-                del future
+            return await _finished(asyncio.get_running_loop().run_in_executor(self._executor, call))
         finally:
             self._turnstile.leave(guest, size_bytes)
+
+
+async def _finished(future: asyncio.Future[T]) -> T:
+    """Wait for the result of *future*; the cancelled caller too waits for its end."""
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await _outlast(future)
+        raise
+    finally:
+        # An error holds this frame by its traceback, and so the request: if the frame held the error too, the guest's
+        # pages would stay mapped until the garbage collector finds the cycle.
+        del future
 
 
 async def _outlast(future: asyncio.Future[T]) -> None:
@@ -86,14 +122,10 @@ class ChannelBody:
         """Write the content to *fd* at *offset* in the pool; checksums are those of the private copy written."""
         digest = _native.Digest(md5)
         request, content = self._request, self._content
-
-        def move() -> None:
-            if content:
-                digest.write(content, fd, offset)
-            else:
-                request.store_data(fd, offset, digest)
-
-        await self._pool.run(request.channel, self.size_bytes, move)
+        if content:
+            await self._pool.run(request.channel, self.size_bytes, partial(digest.write, content, fd, offset))
+        else:
+            await self._pool.store(request, fd, offset, digest)
         return Stored(digest.crc64, digest.md5())
 
 
@@ -153,7 +185,6 @@ class PiecedBody:
         digest = _native.Digest(md5)
         while self._stored_bytes < self.size_bytes:
             piece = await self._pieces.get()
-            move = partial(piece.store_data, fd, offset + self._stored_bytes, digest)
-            await self._pool.run(piece.channel, piece.data_valid, move)
+            await self._pool.store(piece, fd, offset + self._stored_bytes, digest)
             self._stored(piece)
         return Stored(digest.crc64, digest.md5())

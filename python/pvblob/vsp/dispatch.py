@@ -181,12 +181,13 @@ class Dispatcher:
 
     async def close(self) -> None:
         """Stop taking requests, cancel what runs and wait for its end."""
-        self._loop.remove_reader(self._engine.fileno())
         for channel in list(self._guests):
             self.detach(channel)
         tasks = [running.task for running in self._running.values()]
         if tasks:
             await asyncio.wait(tasks)
+        await self._pool.settle()
+        self._loop.remove_reader(self._engine.fileno())
         self._take()
 
     # ---- what goes on
@@ -219,6 +220,8 @@ class Dispatcher:
                 self._begin(value)
             elif kind == _native.EVENT_FILLED:
                 self._delivery.filled(value)
+            elif kind == _native.EVENT_STORED:
+                self._pool.stored(*value)
             elif kind == _native.EVENT_RELEASED:
                 self.offload.released(value)
             elif kind == _native.EVENT_CANCEL:

@@ -13,7 +13,7 @@ use vmbus::memory::Region;
 use super::channel::{HostChannel, SharedGuestMemory, Terms};
 use super::events::EventQueue;
 use super::files::{Files, Reader, Run};
-use super::filler::{Fill, Filler};
+use super::filler::{Fill, Filler, Move, Store};
 use super::offload::counters::Counters;
 use super::offload::responder::Responder;
 use super::offload::table::Table;
@@ -26,7 +26,7 @@ use super::worker::Worker;
 pub struct Sizes {
     /// Threads that serve rings.
     pub workers: usize,
-    /// Threads that read files.
+    /// Threads that move bytes between files and guests.
     pub fillers: usize,
     /// Offload entries; 0 turns offload off.
     pub offload_entries_max: usize,
@@ -170,9 +170,15 @@ impl Engine {
     pub fn complete_with_files(&self, request: &Arc<HostRequest>, response: Vec<u8>, runs: Vec<Run>) -> bool {
         let claimed = request.claim_for_fill();
         if claimed {
-            self.filler.submit(Fill { request: Arc::clone(request), response, runs, done: 0, held_by: None });
+            let fill = Fill { request: Arc::clone(request), response, runs, done: 0, held_by: None };
+            self.filler.submit(Move::Fill(fill));
         }
         claimed
+    }
+
+    /// Has the fillers write a request's content to a file; [`Stored`](super::events::Event::Stored) follows.
+    pub fn store(&self, store: Store) {
+        self.filler.submit(Move::Store(store));
     }
 
     /// How full a channel's rings are; see [`HostChannel::ring_usage`].

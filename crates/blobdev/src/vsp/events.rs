@@ -22,6 +22,8 @@ pub enum Event {
     Cancel(u64),
     /// A request that was to be completed from files is completed: the files are no longer read (its id).
     Filled(u64),
+    /// A request's content has been written to where it was to be, or why not.
+    Stored(Arc<HostRequest>, io::Result<()>),
     /// Nobody refers to an offload entry any more (its token): what it pinned is free.
     Released(u64),
     /// The guest wrote something impossible into its rings: the channel (its key) is dead, and why.

@@ -1,10 +1,12 @@
-//! Threads that complete requests from files: page cache → guest pages, so that a slow disk holds up no ring.
+//! Threads that move bytes between files and guests' pages, so that a slow disk holds up no ring and no loop: they
+//! complete requests from the page cache, and write requests' content to it.
 //!
 //! Channels take turns, and none has more than a part of the threads: one whose files do not answer waits with its own
-//! reads, not with others'. A few threads stay; more come when all are busy, for a disk is the faster the more reads it
+//! moves, not with others'. A few threads stay; more come when all are busy, for a disk is the faster the more reads it
 //! knows of, and go again when they have nothing to do. What is queued is bounded by the guests' credits.
 
 use std::collections::{HashMap, VecDeque};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use super::events::{Event, EventQueue};
 use super::files::{Reader, Run};
 use super::offload::entry::Entry;
 use super::request::HostRequest;
+use crate::extents::Digest;
 
 /// Most threads.
 const THREADS_MAX: usize = 32;
@@ -34,7 +37,55 @@ pub struct Fill {
     pub held_by: Option<Arc<Entry>>,
 }
 
-/// One channel's reads; it is gone when it has none.
+/// A request whose content is to be written to a file; [`Event::Stored`] tells of the end.
+pub struct Store {
+    /// The request.
+    pub request: Arc<HostRequest>,
+    /// Where its content goes.
+    pub file: OwnedFd,
+    /// The first byte of it there.
+    pub offset: u64,
+    /// What the written bytes are added to.
+    pub digest: Arc<Mutex<Digest>>,
+}
+
+impl Store {
+    fn run(self, events: &EventQueue) {
+        let stored = {
+            let mut digest = self.digest.lock().unwrap_or_else(PoisonError::into_inner);
+            self.request.store_data(self.file.as_fd(), self.offset, &mut digest)
+        };
+        events.push(Event::Stored(self.request, stored));
+    }
+}
+
+impl Fill {
+    fn run(self, reader: &dyn Reader, events: &EventQueue) {
+        self.request.fill(reader, &self.response, &self.runs, self.done);
+        if self.held_by.is_none() {
+            events.push(Event::Filled(self.request.id));
+        }
+    }
+}
+
+/// What a thread does for one request.
+pub enum Move {
+    /// From files to the guest.
+    Fill(Fill),
+    /// From the guest to a file.
+    Store(Store),
+}
+
+impl Move {
+    fn request(&self) -> &Arc<HostRequest> {
+        match self {
+            Self::Fill(fill) => &fill.request,
+            Self::Store(store) => &store.request,
+        }
+    }
+}
+
+/// One channel's moves; it is gone when it has none.
 struct Channel<T> {
     queue: VecDeque<T>,
     running: usize,
@@ -86,7 +137,7 @@ impl<T> Turns<T> {
 }
 
 struct State {
-    turns: Turns<Fill>,
+    turns: Turns<Move>,
     threads: usize,
     idle: usize,
     stopping: bool,
@@ -131,9 +182,9 @@ impl Filler {
     }
 
     /// Queues a request.
-    pub fn submit(&self, fill: Fill) {
+    pub fn submit(&self, moving: Move) {
         let mut state = self.0.lock();
-        state.turns.put(fill.request.channel_key(), fill);
+        state.turns.put(moving.request().channel_key(), moving);
         if state.idle == 0 && state.threads < THREADS_MAX && !state.turns.next.is_empty() {
             // The threads there are go on if the system has no more of them to give.
             let _ = spawn(&self.0, &mut state);
@@ -162,12 +213,13 @@ fn spawn(shared: &Arc<Shared>, state: &mut State) -> std::io::Result<()> {
 }
 
 fn run(shared: &Shared) {
-    while let Some((key, fill)) = next(shared) {
-        fill.request.fill(&*shared.reader, &fill.response, &fill.runs, fill.done);
-        if fill.held_by.is_none() {
-            shared.events.push(Event::Filled(fill.request.id));
+    while let Some((key, moving)) = next(shared) {
+        // It ends here and not under our lock: perhaps this is the last reference to the request or the entry, whose end
+        // takes other locks.
+        match moving {
+            Move::Fill(fill) => fill.run(&*shared.reader, &shared.events),
+            Move::Store(store) => store.run(&shared.events),
         }
-        drop(fill); // perhaps the last reference to the request or the entry, whose end takes other locks
         let mut state = shared.lock();
         state.turns.done(key);
         let more = !state.turns.next.is_empty();
@@ -180,14 +232,14 @@ fn run(shared: &Shared) {
     shared.ended.notify_all();
 }
 
-/// Waits for the next read; `None` ends the thread.
-fn next(shared: &Shared) -> Option<(u64, Fill)> {
+/// Waits for the next move; `None` ends the thread.
+fn next(shared: &Shared) -> Option<(u64, Move)> {
     let mut state = shared.lock();
     loop {
         if let Some(taken) = state.turns.take() {
             return Some(taken);
         }
-        // What is queued and may not run yet is left to the threads that run its channel's other reads.
+        // What is queued and may not run yet is left to the threads that run its channel's other moves.
         if state.stopping {
             return None;
         }

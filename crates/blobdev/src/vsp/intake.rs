@@ -14,7 +14,7 @@ use vmbus::packet::{Packet, PacketKind};
 use super::channel::HostChannel;
 use super::events::{Event, EventQueue};
 use super::files::{Run, Target, read_parts};
-use super::filler::Fill;
+use super::filler::{Fill, Move};
 use super::offload::responder::{Plan, Responder, Room, Verdict};
 use super::request::HostRequest;
 use crate::bhttp;
@@ -181,7 +181,7 @@ impl HostChannel {
         let part = |(run, offset, length): (&Run, u64, u64)| Run { file: Arc::clone(&run.file), offset, length };
         let runs = entry.parts(offset, length).map(part).collect();
         let response = message.to_vec();
-        responder.filler.submit(Fill { request, response, runs, done, held_by: Some(entry) });
+        responder.filler.submit(Move::Fill(Fill { request, response, runs, done, held_by: Some(entry) }));
         Ok(None)
     }
 

@@ -235,7 +235,7 @@ fn handle(event: Event, waiting: &mut HashMap<u64, Arc<HostRequest>>, seen: &mut
             }
         }
         Event::ChannelFailed(_, reason) => seen.failed.push(reason),
-        Event::Filled(_) | Event::Released(_) => {}
+        Event::Filled(_) | Event::Stored(..) | Event::Released(_) => {}
     }
 }
 
