@@ -6,6 +6,7 @@ path needs from its start on. Bytes are compared in a second section, after the 
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -69,6 +70,7 @@ class _Course(NamedTuple):
     amount: Amount
     elsewhere: Elsewhere
     corpus: Corpus
+    bytecode: Path
 
 
 def run(
@@ -92,7 +94,7 @@ def run(
         place = stack.enter_context(temporary_directory(3 * total_bytes + GIB, directory))
         corpus = Corpus(SEED, wanted.blobs, wanted.blob_bytes, str(place / "checksums"))
         elsewhere = stack.enter_context(open_elsewhere(corpus, place, narrate))
-        course = _Course(scenario, shape, wanted, elsewhere, corpus)
+        course = _Course(scenario, shape, wanted, elsewhere, corpus, place / "bytecode")
         rows = {key: replace(row, blob_bytes=wanted.blob_bytes) for key, row in blank.items()}
         return [_row(rows[key], found) for key, found in _rounds(course, paths, narrate).items()]
 
@@ -127,7 +129,7 @@ def _section(course: _Course, path: ContestPath, number: int) -> _Section:
             traffic = course.elsewhere.network.traffic().since(before)
             if number == 0:
                 standing.measure(_order(course, number, check=True))
-        # The first one is not counted: it finds machine and host busy with the end of the clients.
+        # The first one is not counted: it finds machine and host busy with the end of the clients, and no byte code.
         fresh = [_first_byte(course, path, address, number) for number in range(1 + course.amount.fresh)]
         first_byte_ns = fresh[1:]
         return _Section(measured, traffic, first_byte_ns, server.settings if server else "none")
@@ -157,9 +159,14 @@ def _first_byte(course: _Course, path: ContestPath, address: Address, number: in
     blob = number % corpus.blob_count
     command = [sys.executable, "-m", "pvblob.cli.fleet.first_byte", path.name, name(blob)]
     command += [address.socket or address.url, address.authorities, KEY]
+    # What is installed has its byte code; a package run from its sources, or where nobody may write, is to have it too.
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(course.bytecode)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     started_ns = time.monotonic_ns()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=FIRST_BYTE_S_MAX, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=FIRST_BYTE_S_MAX, check=False, env=environment
+        )
     except subprocess.TimeoutExpired:
         raise ContestFailure(f"{path.title}: a fresh process had no byte in {FIRST_BYTE_S_MAX:.0f} s") from None
     if done.returncode:
