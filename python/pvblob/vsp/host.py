@@ -13,6 +13,7 @@ import itertools
 import logging
 import os
 import resource
+import sys
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -50,6 +51,9 @@ FEATURES = Features.CANCEL_PACKETS | Features.CONTINUATION | Features.RFC_9292
 # About what a wake-up across cores costs: whoever spins so long in vain has lost no more than a sleep would have cost.
 POLLING_US = 50
 STARVED_S = 0.05  # until it is tried again to accept guests when no descriptor is free
+# How long a thread that wants the GIL lets another run on, at most. Beside many requests the loop does not rest, and
+# the committer, which lets go of the GIL with every statement of SQL, waited for Python's own 5 ms again and again.
+GIL_SWITCH_S = 0.001
 CLOSING_S = 1.0  # what a stopping host waits for the descriptors of its guests to close
 _FULL = (
     "the host's limits of open files and mappings allow no more guests; raise them (ulimit -n, LimitNOFILE=, "
@@ -119,6 +123,7 @@ class Host:
     async def start(self) -> None:
         """Listen and serve. Raises ChannelError when another host listens on a socket, SettingsError for a bad one."""
         self._loop = asyncio.get_running_loop()
+        sys.setswitchinterval(min(sys.getswitchinterval(), GIL_SWITCH_S))
         descriptors = raise_descriptor_limit()
         # Each has a page it reads, mapped here; a quarter of the mappings is for those.
         self._guests_max = max(1, min(descriptors // 2 // DESCRIPTORS_PER_GUEST, mappings_max() // 4))
