@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -138,6 +139,19 @@ def test_a_reader_that_has_seen_enough_is_no_failure_to_report(
     listing.stdout.close()
     assert listing.stderr.read() == ""
     assert listing.wait(30) == 1
+
+
+def test_the_list_of_commands_imports_none_of_them() -> None:
+    """Somebody waits for it, and one command's imports are as many as the list's."""
+    code = (
+        "import sys; from pvblob.cli.app import SUMMARIES, app\n"
+        "try: app(['--help'])\n"
+        "except SystemExit:\n"
+        "  print(*(one for one in SUMMARIES if f'pvblob.cli.{one}' in sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "rescind" in done.stdout
+    assert done.stderr.split() == []
 
 
 def test_help_lists_every_command_with_examples(pvblob: Run) -> None:

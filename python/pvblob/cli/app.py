@@ -29,13 +29,20 @@ EXIT_INTERRUPTED = 130
 
 try:
     import typer
-    from typer.core import TyperGroup
+    from typer.core import TyperCommand, TyperGroup
 except ModuleNotFoundError as missing:  # the client library needs no command line, so its packages are an extra
     sys.exit(f"pvblob: the command line needs the package {missing.name!r}: pip install 'pvblob[host]'")
 
 
 class Commands(TyperGroup):
-    """The commands, each imported when it is used."""
+    """The commands, each imported when it is used; the list of them imports none."""
+
+    _listed = False
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help with the list of commands."""
+        self._listed = True
+        super().format_help(ctx, formatter)
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return every command's name, in the order of `pvblob --help`."""
@@ -45,6 +52,8 @@ class Commands(TyperGroup):
         """Import the command's module and return it as a command; None for an unknown name."""
         if cmd_name not in SUMMARIES:
             return None
+        if self._listed:
+            return TyperCommand(cmd_name, short_help=SUMMARIES[cmd_name])
         module = import_module(f"pvblob.cli.{cmd_name}")
         if hasattr(module, "commands"):
             command = typer.main.get_command(module.commands)
@@ -87,10 +96,13 @@ app = typer.Typer(
 
 def _flowing(text: str) -> str:
     """Return a help text whose paragraphs wrap where the terminal ends, examples aside; its brackets are no markup."""
-    from rich.markup import escape
-
     paragraphs = (paragraph.strip("\n") for paragraph in text.split("\n\n"))
-    return "\n\n".join(escape(one if one.startswith(" ") else " ".join(one.split())) for one in paragraphs)
+    flowing = "\n\n".join(one if one.startswith(" ") else " ".join(one.split()) for one in paragraphs)
+    if "[" not in flowing:
+        return flowing
+    from rich.markup import escape  # a tenth of what a command takes to start
+
+    return escape(flowing)
 
 
 def _version(wanted: bool) -> None:
