@@ -459,6 +459,26 @@ class Generation:
         """Make it even, after the change; entries that depended on it are gone. Does nothing when it is even."""
 
 @final
+class Parts:
+    """Places for the parts of one version of a blob, of which the data plane reads those that are here."""
+
+    def __new__(cls, size_bytes: int, part_bytes: int) -> Parts:
+        """Make empty places for *size_bytes* bytes in parts of *part_bytes*. Raises ValueError."""
+
+    def put(self, number: int, fd: int, *, untold: bool = False) -> None:
+        """Have a part read from the beginning of the file that *fd*, the caller's to close, has open.
+
+        Its bytes must not change as long as it may be read. untold: its first read is left to Python.
+        Raises OSError, ValueError.
+        """
+
+    def remove(self, number: int) -> None:
+        """Empty a place: no read begins on it any more. The file stays open until the last one that has is over."""
+
+    def take_uses(self, number: int) -> int:
+        """Return how often a part was used since the last call, or since it was put; one pass in order is no use."""
+
+@final
 class HostEngine:
     """The host's data plane: workers that serve rings, fillers that read files, a queue to the control plane."""
 

@@ -96,6 +96,17 @@ class FileContent:
         return sum(extent.length for extent in self.extents)
 
 
+@dataclass(slots=True)
+class LentContent:
+    """Content of which the data plane reads the parts that are here: they come and go while it is offered.
+
+    parts: where.  release: as for `FileContent`.
+    """
+
+    parts: _native.Parts
+    release: Callable[[], None] = _nothing_to_release
+
+
 class Slot(IntEnum):
     """What the data plane fills into a head that is ready otherwise; the numbers are `_native`'s.
 
@@ -134,7 +145,8 @@ class Offer:
     It covers GET (whole, or one range) and HEAD of the request's target, judged by If-Match and If-None-Match on *etag*
     (the opaque tag, without quotes), and nothing else that a request may say. version: answered to a request without
     x-ms-version.  not_modified: the answer to If-None-Match that names *etag*; None: left to the backend.
-    content: all bytes, pinned. Whoever receives a Response with an Offer owns its release.
+    content: all bytes, pinned, or those that are here; a read of what is not is left to the backend. Whoever receives a
+    Response with an Offer owns its release.
     """
 
     etag: str
@@ -144,12 +156,17 @@ class Offer:
     head: Head
     not_modified: Head | None
     generations: tuple[Observed, ...]
-    content: FileContent
+    content: FileContent | LentContent
 
     @property
     def extents(self) -> tuple[Extent, ...]:
-        """Where the bytes lie."""
-        return self.content.extents
+        """Where all bytes lie; none when they are lent in parts."""
+        return self.content.extents if isinstance(self.content, FileContent) else ()
+
+    @property
+    def parts(self) -> _native.Parts | None:
+        """Where the bytes that are here lie, when they are lent in parts."""
+        return self.content.parts if isinstance(self.content, LentContent) else None
 
 
 class ArrivingContent(ABC):

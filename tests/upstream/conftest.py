@@ -11,8 +11,10 @@ import pytest
 
 from pvblob.upstream.accounts import Accounts, AccountSettings
 from pvblob.upstream.azure import AzureUpstream
+from pvblob.upstream.versions import CacheRule
 from tests.upstream.answers import OpenAccount
 from tests.upstream.network import ProxyThread
+from tests.upstream.stage import MakeStage, Stage
 from tests.upstream.world import ACCOUNT, Authority, Elsewhere, ServingHost, upstream_table
 
 
@@ -74,3 +76,21 @@ async def account(authority: Authority) -> AsyncIterator[OpenAccount]:
             return backend
 
         yield open_account
+
+
+@pytest.fixture
+def make_stage(elsewhere: Elsewhere, authority: Authority, tmp_path: Path) -> Iterator[MakeStage]:
+    stages: list[Stage] = []
+    key = tmp_path / "key"
+    key.write_text(elsewhere.key)
+
+    def make(rule: CacheRule, **host: object) -> Stage:
+        settings = AccountSettings(
+            ACCOUNT, "key", endpoint=elsewhere.endpoint, ca_file=authority.file, secret_file=key, cache=(rule,)
+        )
+        stages.append(Stage(settings, tmp_path, **host))
+        return stages[-1]
+
+    yield make
+    for stage in stages:
+        stage.close()

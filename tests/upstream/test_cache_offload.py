@@ -5,118 +5,24 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import os
 import random
-from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pvblob import Client
-from pvblob.http import Backend, Body, Request, Response
-from pvblob.upstream.accounts import Accounts, AccountSettings
 from pvblob.upstream.block_files import BLOCK_BYTES
-from pvblob.upstream.blocks import BlockStore
 from pvblob.upstream.cache_commands import CacheCommands
 from pvblob.upstream.versions import CacheRule
-from tests.conftest import LiveHost
 from tests.faults.buffers import bhttp_request, read_response
-from tests.faults.guest import SLOTS, RawGuest
-from tests.offload.guests import open_guest
+from tests.faults.guest import SLOTS
 from tests.offload.test_differential import ETAG, LIKELY, VALUES, raw_answers
-from tests.upstream.world import ACCOUNT, Authority, Elsewhere
+from tests.upstream.stage import CACHE_BYTES, GUEST_HOST, IMMUTABLE, MakeStage
+from tests.upstream.world import Elsewhere
 from tests.waiting import until
 
-GUEST_HOST = f"{ACCOUNT}.blob.core.windows.net"
-CACHE_BYTES = 32 << 20
-
-
-class _Opened:
-    """A backend that is there once the host's loop runs."""
-
-    inner: Backend
-
-    async def execute(self, request: Request, body: Body) -> Response:
-        return await self.inner.execute(request, body)
-
-
-class Stage:
-    """A host whose data plane may answer reads of container `con` of the account elsewhere."""
-
-    def __init__(self, settings: AccountSettings, directory: Path, **host: object) -> None:
-        opened = _Opened()
-        self.host = LiveHost(opened, directory / "bus.sock", **host)
-        self.store = BlockStore(directory / "blocks", CACHE_BYTES)
-        self.accounts = self.run(self._open(settings))
-        opened.inner = self.accounts.backends[ACCOUNT]
-        self._guests: list[RawGuest] = []
-        self.client = Client.connect(self.host.socket_path, account=ACCOUNT, timeout_s=30)
-        self.client.create_container("con", exist_ok=True)
-
-    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Run a coroutine on the host's loop."""
-        return asyncio.run_coroutine_threadsafe(work, self.host.loop).result(30)
-
-    async def _open(self, settings: AccountSettings) -> Accounts:
-        accounts = Accounts([settings], cache=self.store)
-        await accounts.open()
-        self.host.host.dispatcher.on_detached = accounts.forget_reader
-        return accounts
-
-    def close(self) -> None:
-        for guest in self._guests:
-            guest.close()
-        self.client.close()
-        self.run(self.accounts.close())
-        self.host.stop()
-        assert not self.store._lent, "the host has stopped and still holds blocks"
-        assert not self.store._lent_fds
-
-    def counters(self) -> dict[str, int]:
-        return self.host.host.engine.offload_counters()
-
-    def entries(self) -> set[str]:
-        return {target for _, _, _, target, _, _ in self.host.host.engine.offload_entries()}
-
-    def guest(self, *, offloaded: bool) -> RawGuest:
-        self._guests.append(open_guest(self.host, offloaded=offloaded))
-        return self._guests[-1]
-
-    def warm(self, blob: str) -> None:
-        """Read a blob whole, then a byte until an entry answers."""
-        self.client.get("con", blob)
-        before = self.counters()["hits"]
-        for _ in range(6):
-            self.client.get("con", blob, offset=0, length=1)
-            if self.counters()["hits"] > before:
-                return
-        raise AssertionError(f"no entry was installed for {blob}: {self.counters()}")
-
-
-MakeStage = Callable[..., Stage]
-
-
-@pytest.fixture
-def make_stage(elsewhere: Elsewhere, authority: Authority, tmp_path: Path) -> Iterator[MakeStage]:
-    stages: list[Stage] = []
-    key = tmp_path / "key"
-    key.write_text(elsewhere.key)
-
-    def make(rule: CacheRule, **host: object) -> Stage:
-        settings = AccountSettings(
-            ACCOUNT, "key", endpoint=elsewhere.endpoint, ca_file=authority.file, secret_file=key, cache=(rule,)
-        )
-        stages.append(Stage(settings, tmp_path, **host))
-        return stages[-1]
-
-    yield make
-    for stage in stages:
-        stage.close()
-
-
-IMMUTABLE = CacheRule("con", mode="immutable")
 BLOBS = {"one": 1, "small": 4097, "blocks": 2 * BLOCK_BYTES + 5}
 
 
@@ -167,9 +73,12 @@ def test_the_data_plane_answers_byte_for_byte_as_python_does(rule: CacheRule, ma
             assert decoded(one) == decoded(other), f"seed {seed}, batch {number}: {sent!r}"
         if rng.random() < 0.2:
             write(rng.choice(list(BLOBS)))
+        if rng.random() < 0.5:
+            stage.host.call(lambda: stage.evict(rng.randrange(3)))
     counted = {name: value - before[name] for name, value in stage.counters().items()}
     assert counted["hits"] > 100, f"nothing was compared: {counted}"
     assert counted["invalidations"] > 3
+    assert counted["absent"] > 3, f"no blob was there in part: {counted}"
 
 
 def test_an_entry_ends_with_its_max_age(make_stage: MakeStage, elsewhere: Elsewhere) -> None:
@@ -189,6 +98,15 @@ def test_a_write_through_the_host_ends_the_entry_before_it_is_answered(make_stag
             assert stage.client.get("con", "written") == content
 
 
+def deleted_and_open(directory: Path) -> list[str]:
+    """Return the files of a directory that this process has open and that are deleted."""
+    paths = []
+    for path in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            paths.append(str(path.readlink()))
+    return [path for path in paths if path.startswith(str(directory)) and path.endswith(" (deleted)")]
+
+
 def test_dropping_and_evicting_end_the_entry_and_free_the_disk(make_stage: MakeStage, tmp_path: Path) -> None:
     stage = make_stage(IMMUTABLE)
     stage.client.put("con", "dropped", os.urandom(BLOCK_BYTES + 1))
@@ -201,17 +119,19 @@ def test_dropping_and_evicting_end_the_entry_and_free_the_disk(make_stage: MakeS
 
     assert stage.run(drop())[0]["blocks"] == 2
     assert not stage.entries()
-    until(lambda: not stage.store._lent_fds, "a dropped block is still held")
+    until(lambda: not len(stage.store.lending), "a dropped block is still held")
     stage.warm("dropped")
     assert stage.entries() == {"/con/dropped"}
     for number in range(12):  # 96 MiB of other data
         stage.client.put("con", f"other{number}", bytes(2 * BLOCK_BYTES))
         for _ in range(3):
             stage.client.get("con", f"other{number}")
-    until(lambda: "/con/dropped" not in stage.entries(), "an evicted blob's entry still answers")
+    (lent,) = (lent for (label, _), lent in stage.store.lending._versions.items() if label.blob == b"dropped")
+    assert not lent.names, "an evicted block is still answered from"
     assert len([path for path in stage.store.directory.iterdir() if len(path.name) == 64]) == len(stage.store)
-    assert stage.store._lent_fds <= len(stage.store), "an evicted block is still held"
+    assert len(stage.store.lending) <= len(stage.store), "an evicted block is still held"
     assert stage.store.size_bytes <= CACHE_BYTES
+    until(lambda: not deleted_and_open(stage.store.directory), "what is gone still takes up the disk")
 
 
 def test_a_blob_that_only_the_data_plane_reads_is_not_evicted_as_unused(make_stage: MakeStage) -> None:
@@ -267,6 +187,6 @@ def test_a_file_that_somebody_changed_is_soon_answered_from_no_more(make_stage: 
     (path,) = (path for path in stage.store.directory.iterdir() if len(path.name) == 64)
     with path.open("r+b") as file:
         file.write(b"damage")
-    until(lambda: not stage.entries(), "the entry of a changed file still answers")
+    until(lambda: not len(stage.store.lending), "a changed file is still answered from")
     assert stage.client.get("con", "damaged") == data
     assert stage.store.tallies.total()["damaged"] == 1

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use blobdev::bhttp::{decode_response, encode_response};
 use blobdev::vsp::events::{Event, EventQueue};
-use blobdev::vsp::offload::entry::{Content, Heads, Pin};
+use blobdev::vsp::offload::entry::{Bytes, Content, Heads, Pin};
 use blobdev::vsp::offload::generation::Generation;
 use blobdev::vsp::offload::table::Table;
 use blobdev::vsp::offload::template::{Filling, Slot, Template, Value};
@@ -21,7 +21,7 @@ fn template() -> Template {
 /// Content whose ETag says which version it is.
 fn content(version: u64) -> Content {
     let heads = Heads { whole: template(), part: template(), head: template(), not_modified: None };
-    Content { runs: Vec::new(), etag: version.to_le_bytes().to_vec(), version: Vec::new(), heads }
+    Content { bytes: Bytes::Whole(Vec::new()), etag: version.to_le_bytes().to_vec(), version: Vec::new(), heads }
 }
 
 fn target(name: &str) -> [&[u8]; 3] {

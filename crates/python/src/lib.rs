@@ -36,6 +36,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<host::HostEngine>()?;
     module.add_class::<host::HostRequest>()?;
     module.add_class::<offload::Generation>()?;
+    module.add_class::<offload::Parts>()?;
     module.add_class::<extents::Digest>()?;
     upstream::register(module)?;
     add_functions(module)

@@ -4,9 +4,10 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use blobdev::bhttp::Part;
-use blobdev::vsp::files::{Files, Run};
-use blobdev::vsp::offload::entry::{Content, Heads};
+use blobdev::vsp::files::{File, Files, Run};
+use blobdev::vsp::offload::entry::{Bytes, Content, Heads};
 use blobdev::vsp::offload::generation::Generation as Inner;
+use blobdev::vsp::offload::parts::Parts as Places;
 use blobdev::vsp::offload::template::{Slot, Template, Value};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -37,6 +38,40 @@ impl Generation {
 
     fn end(&self, py: Python<'_>) {
         py.detach(|| self.0.end());
+    }
+}
+
+/// The parts of one version of a blob that are here, shared by all of its entries.
+#[pyclass(frozen, weakref, module = "pvblob._native")]
+pub(crate) struct Parts {
+    places: Arc<Places<Arc<File>>>,
+    files: Files,
+}
+
+#[pymethods]
+impl Parts {
+    #[new]
+    fn new(size_bytes: u64, part_bytes: u64) -> PyResult<Self> {
+        let places = Places::new(size_bytes, part_bytes);
+        let places = places.ok_or_else(|| PyValueError::new_err("parts are of one byte or more, and not too many"))?;
+        Ok(Self { places: Arc::new(places), files: Files::default() })
+    }
+
+    #[pyo3(signature = (number, fd, *, untold=false))]
+    fn put(&self, py: Python<'_>, number: usize, fd: i32, untold: bool) -> PyResult<()> {
+        let file = borrow(fd, |fd| self.files.open(fd))??;
+        if !py.detach(|| self.places.put(number, file, untold)) {
+            return Err(PyValueError::new_err(format!("there is no part {number}")));
+        }
+        Ok(())
+    }
+
+    fn remove(&self, py: Python<'_>, number: usize) {
+        py.detach(|| self.places.remove(number));
+    }
+
+    fn take_uses(&self, number: usize) -> u64 {
+        self.places.take_uses(number)
     }
 }
 
@@ -88,6 +123,7 @@ pub(crate) struct Offer {
     not_modified: Option<Head>,
     generations: Vec<(Py<Generation>, u64)>,
     extents: Vec<(i32, u64, u64)>,
+    parts: Option<Py<Parts>>,
 }
 
 impl Offer {
@@ -97,7 +133,10 @@ impl Offer {
 
     pub(crate) fn content(&self, files: &Files) -> PyResult<Content> {
         Ok(Content {
-            runs: runs(&self.extents, files)?,
+            bytes: match &self.parts {
+                Some(parts) => Bytes::Parts(Arc::clone(&parts.get().places)),
+                None => Bytes::Whole(runs(&self.extents, files)?),
+            },
             etag: latin1(&self.etag, "etag")?.into_owned(),
             version: latin1(&self.version, "version")?.into_owned(),
             heads: Heads {

@@ -3,7 +3,7 @@
 What an earlier process left is checked when it is first asked for, and so is a file that changed since; a block that
 fails is deleted and counts as absent. So neither a host that was killed, nor a disk, nor a hand can make a wrong byte
 be served. A block that goes stays readable for whoever holds its descriptor. Blocks may be lent to be read without
-`get`: the borrower is told when one of them has to go, and what is lent is spared once, for nobody sees it being used.
+`get` (`lending.py`): they are taken back before they go, and what was used meanwhile is spared for another round.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ import fcntl
 import itertools
 import logging
 import os
-import resource
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from pvblob.errors import SettingsError
 from pvblob.upstream.block_files import BLOCK_BYTES, BlockKey, Label, file_bytes, is_right, read_label, seal
+from pvblob.upstream.lending import Lending, Lent
 from pvblob.upstream.s3fifo import NOBODY, S3Fifo
 from pvblob.upstream.tallies import Tallies
+from pvblob.upstream.versions import Version
 
-__all__ = ["BLOCK_BYTES", "BlockStore", "Lent"]
+__all__ = ["BLOCK_BYTES", "BlockStore"]
 
 log = logging.getLogger("pvblob.upstream")
 
@@ -44,23 +45,6 @@ class _Checked(NamedTuple):
         return cls(stat.st_mtime_ns, stat.st_size)
 
 
-class Lent:
-    """Blocks that somebody reads by itself: their descriptors, open until `close`."""
-
-    def __init__(self, store: BlockStore, revoke: Callable[[], None]) -> None:
-        self._store = store
-        self.revoke = revoke
-        self.fds: list[int] = []
-        self.names: list[str] = []
-
-    def close(self) -> None:
-        """Give the blocks back. Idempotent."""
-        self._store.take_back(self)
-        for fd in self.fds:
-            os.close(fd)
-        self.fds.clear()
-
-
 class BlockStore:
     """At most *bytes_max* bytes of blocks in *directory*, which belongs to this process alone.
 
@@ -69,14 +53,10 @@ class BlockStore:
 
     def __init__(self, directory: Path, bytes_max: int, guest_bytes_max: int | None = None) -> None:
         self.directory = directory
-        self._order = S3Fifo(bytes_max, guest_bytes_max, self._spare)
+        self.lending = Lending()
+        self._order = S3Fifo(bytes_max, guest_bytes_max, self.lending.is_used)
         self._labels: dict[str, Label] = {}
         self._checked: dict[str, _Checked] = {}
-        self._lent: dict[str, set[Lent]] = {}
-        self._lent_fds = 0
-        # Each is open twice while the data plane reads it; guests need descriptors too.
-        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        self._lent_fds_max = 1 << 16 if descriptors == resource.RLIM_INFINITY else min(descriptors // 16, 1 << 16)
         self._attempts = itertools.count(1)
         self.tallies = Tallies()
         self._lock_fd = -1
@@ -130,7 +110,10 @@ class BlockStore:
 
     async def get(self, key: BlockKey, length: int) -> int | None:
         """Return a descriptor of the block's file, the caller's to close; its first *length* bytes are right."""
-        return await self._open_checked(key, length) if key.name in self._order else None
+        fd = await self._open_checked(key, length) if key.name in self._order else None
+        if fd is not None and self.lending.wants(key):
+            self.lend(key)
+        return fd
 
     def use(self, key: BlockKey, guest: str = NOBODY) -> None:
         """Note that *guest* uses a block, not for the first time."""
@@ -170,7 +153,7 @@ class BlockStore:
         sums: dict[tuple[str, str], tuple[int, int, int]] = {}
         for name, label in self._labels.items():
             blocks, size_bytes, lent = sums.get(label[:2], (0, 0, 0))
-            sums[label[:2]] = blocks + 1, size_bytes + self._order.size_of(name), lent + (name in self._lent)
+            sums[label[:2]] = blocks + 1, size_bytes + self._order.size_of(name), lent + (name in self.lending)
         return sums
 
     def guests(self) -> dict[str, tuple[int, int]]:
@@ -179,60 +162,40 @@ class BlockStore:
 
     # ---- lending
 
-    def may_lend(self, count: int) -> bool:
-        """Say whether so many more blocks may be lent."""
-        return self._lent_fds + count <= self._lent_fds_max
+    def borrow(self, version: Version) -> Lent:
+        """Return what is lent of *version* from now on, as blocks come: at first those here that are known to be right.
 
-    async def lend(self, keys: Sequence[BlockKey], lengths: Sequence[int], revoke: Callable[[], None]) -> Lent | None:
-        """Open all these blocks; None when one is not here. *revoke* is called when one has to go, or was changed."""
-        if not self.may_lend(len(keys)):
-            return None
-        lent = Lent(self, revoke)
-        try:
-            for key, length in zip(keys, lengths, strict=True):
-                fd = await self._open_checked(key, length) if key.name in self._order else None
-                if fd is not None:
-                    lent.fds.append(fd)
-                if fd is None or key.name not in self._order:
-                    lent.close()
-                    return None
-                lent.names.append(key.name)
-                self._lent.setdefault(key.name, set()).add(lent)
-                self._lent_fds += 1
-        except BaseException:
-            lent.close()
-            raise
+        The caller owes `Lent.let_go`.
+        """
+        lent, is_first = self.lending.borrow((version.label, version.head.etag), version.head.size_bytes)
+        for number in range(version.blocks if is_first else 0):
+            self.lend(version.key(number))
         return lent
 
-    def take_back(self, lent: Lent) -> None:
-        """Note that *lent* is read no more. Idempotent."""
-        for name in lent.names:
-            borrowers = self._lent.get(name, set())
-            borrowers.discard(lent)
-            if not borrowers:
-                self._lent.pop(name, None)
-        self._lent_fds -= len(lent.names)
-        lent.names.clear()
+    def lend(self, key: BlockKey, *, untold: bool = False) -> None:
+        """Lend a block whose version is borrowed, if it is here and was found right in this process.
+
+        untold: nobody has asked for it yet, and whoever is the first shall ask Python.
+        """
+        if not self.lending.wants(key) or key.name not in self._order:
+            return
+        with contextlib.suppress(OSError):  # then Python answers who asks for it
+            fd = os.open(self.directory / key.name, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if self._checked.get(key.name) == _Checked.of(os.fstat(fd)):
+                    self.lending.lend(key, fd, untold=untold)
+            finally:
+                os.close(fd)
 
     def look_at_lent(self) -> None:
-        """Delete lent blocks whose files were changed by somebody else, and have their borrowers let go of them."""
-        for name in list(self._lent):
+        """Delete lent blocks whose files were changed by somebody else."""
+        for name in self.lending.names():
             try:
                 same = _Checked.of((self.directory / name).stat()) == self._checked.get(name)
             except OSError:
                 same = False
             if not same:
                 self._damaged(name)
-
-    def _revoke(self, name: str) -> bool:
-        borrowers = self._lent.pop(name, None)
-        for lent in borrowers or ():
-            lent.revoke()
-        return borrowers is not None
-
-    def _spare(self, name: str) -> bool:
-        # The next reader comes by `get` again, or nobody does and the block goes at its next turn.
-        return self._revoke(name)
 
     # ---- files
 
@@ -291,7 +254,7 @@ class BlockStore:
             self._forget(gone)
 
     def _forget(self, name: str) -> None:
-        self._revoke(name)
+        self.lending.take_back(name)
         self._order.remove(name)
         self._labels.pop(name, None)
         self._checked.pop(name, None)

@@ -181,8 +181,13 @@ class BlockFetcher:
             finally:
                 content.release()
 
+        key = version.key(number)
         try:
-            return await self._store.put(version.key(number), length, fill, request.guest)
+            kept = await self._store.put(key, length, fill, request.guest)
+            if kept:
+                fetch = self._fetching.get(key.name)
+                self._store.lend(key, untold=fetch is not None and not fetch.wanted)
+            return kept
         except ContentLost as lost:
             if lost.response.status == 412:
                 return False

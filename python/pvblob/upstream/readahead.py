@@ -6,6 +6,10 @@ most for each reader that goes through the blob in order: all of them will come 
 while its reader reads the blob elsewhere is dropped, and with the reader all of its streams; what is on its way for
 them is called off. It never takes what others wait for: it begins a fetch only when the account has a connection to
 spare, and no more than half of what the guest's quota lets it keep.
+
+Of blocks that are lent to the data plane it learns of the first read only, whoever's that is. So a stream may go on
+where the next block begins, or anywhere before what was asked for ahead of it, and a reader that comes by where the
+foremost of a version's readers is goes on with what that one knows.
 """
 
 from __future__ import annotations
@@ -40,10 +44,14 @@ class _Stream:
     elsewhere: int = 0
     ahead: set[int] = field(default_factory=set)
 
-    def takes(self, first: int, size_bytes: int) -> bool:
-        """Say whether a read continues this stream."""
+    def takes(self, first: int, size_bytes: int, *, is_lent: bool) -> bool:
+        """Say whether a read continues this stream. is_lent: the data plane may have answered those in between."""
         slack = _SLACK * size_bytes
-        return self.next == first or (self.window > 0 and abs(first - self.next) <= slack)
+        if self.next == first or (self.window > 0 and abs(first - self.next) <= slack):
+            return True
+        following = -(-self.next // BLOCK_BYTES) * BLOCK_BYTES
+        enters = following - size_bytes < first <= following + slack
+        return is_lent and (enters or (self.window > 0 and self.next <= first <= self.reached * BLOCK_BYTES))
 
 
 @dataclass(slots=True)
@@ -69,6 +77,7 @@ class ReadAhead:
         self._budget = budget
         self._places: OrderedDict[tuple[int, Label, str], _Place] = OrderedDict()
         self._readers: Counter[tuple[Label, str]] = Counter()  # of a version, those that go on
+        self._foremost: dict[tuple[Label, str], _Stream] = {}  # of a version that has such readers
         self._in_flight = 0
 
     def note(self, request: Request, version: Version, first: int, size_bytes: int) -> Reading:
@@ -78,8 +87,12 @@ class ReadAhead:
         self._places[key] = place
         while len(self._places) > PLACES_MAX:
             self._drop(self._places.popitem(last=False)[1])
-        stream = next((stream for stream in place.streams if stream.takes(first, size_bytes)), None)
+        is_lent = self._store.lending.is_lent((version.label, version.head.etag))
+        takers = (stream for stream in place.streams if stream.takes(first, size_bytes, is_lent=is_lent))
+        stream = next(takers, None)
         self._age(place, stream)
+        if stream is None and is_lent:
+            stream = self._follow(place, first, size_bytes)
         if stream is None:
             place.streams.append(_Stream(first + size_bytes))
             return Reading(first, size_bytes)
@@ -92,6 +105,15 @@ class ReadAhead:
         """The reader is gone."""
         for key in [key for key in self._places if key[0] == reader]:
             self._drop(self._places.pop(key))
+
+    def _follow(self, place: _Place, first: int, size_bytes: int) -> _Stream | None:
+        """Return a stream that goes on with what is known of the version's foremost one, if the read is in its wake."""
+        foremost = self._foremost.get(place.of)
+        if foremost is None or not foremost.block - BLOCKS_MAX <= first // BLOCK_BYTES <= foremost.reached:
+            return None
+        stream = _Stream(first + size_bytes, foremost.window, reached=foremost.reached)
+        place.streams.append(stream)
+        return stream
 
     def _age(self, place: _Place, continued: _Stream | None) -> None:
         for stream in place.streams:
@@ -110,12 +132,16 @@ class ReadAhead:
             self._readers[place.of] += 1 if goes_on else -1
             if not self._readers[place.of]:
                 del self._readers[place.of]
+                self._foremost.pop(place.of, None)
 
     def _advance(self, request: Request, place: _Place, stream: _Stream, first: int, size_bytes: int) -> None:
         version, block = place.version, (first + size_bytes - 1) // BLOCK_BYTES
         if block > stream.block:
             stream.window = min(BLOCKS_MAX * max(1, self._readers[place.of]), max(1, 2 * stream.window))
             stream.block = block
+        foremost = self._foremost.get(place.of)
+        if place.goes_on and (foremost is None or foremost.block <= block):
+            self._foremost[place.of] = stream
         begin = max(stream.reached, block + 1)
         stream.ahead = {number for number in stream.ahead if number > block}
         for number in range(begin, min(version.blocks, block + 1 + stream.window)):

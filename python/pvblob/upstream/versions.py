@@ -58,14 +58,13 @@ class Version(NamedTuple):
 class BlobState:
     """What is known of one blob. changes: how often a write of ours began or ended; writing: how many run.
 
-    properties: what HEAD answers of *head* beyond it, once it was asked.  complete_to: the blocks of *head* before
-    this one were here when it was last looked for them.
+    properties: what HEAD answers of *head* beyond it, once it was asked.  asks_properties: it is being asked.
     """
 
     head: BlobHead | None = None
     asked_at_s: float = 0.0
     properties: tuple[BlobHead, tuple[tuple[str, str], ...]] | None = None
-    complete_to: int = 0
+    asks_properties: bool = False
     changes: int = 0
     writing: int = 0
     generation: _native.Generation = field(default_factory=_native.Generation)
@@ -102,8 +101,6 @@ class BlobState:
         """Take note of the version there is."""
         if self.head is not None and self.head != head:
             self.expire()
-        if self.head != head:
-            self.complete_to = 0
         self.head, self.asked_at_s = head, asked_at_s
 
     def is_current(self, rule: CacheRule) -> bool:

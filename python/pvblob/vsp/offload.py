@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from pvblob import _native
-from pvblob.http import FileContent, Head, Observed, Offer, Request, Slot
+from pvblob.http import FileContent, Head, LentContent, Observed, Offer, Request, Slot
 from pvblob.vsp.delivery import DATA_LENGTH
 
 log = logging.getLogger("pvblob.vsp")
@@ -61,7 +61,7 @@ class Offload:
         self._engine = engine
         self.hits = Hits(engine)
         # By token: what is released, and the generations, which their store keeps only while somebody refers to them.
-        self._pinned: dict[int, tuple[FileContent, tuple[Observed, ...]]] = {}
+        self._pinned: dict[int, tuple[FileContent | LentContent, tuple[Observed, ...]]] = {}
         self._tokens = itertools.count(1)
         self._policies: dict[int, _native.Generation] = {}
 

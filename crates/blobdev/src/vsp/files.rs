@@ -137,13 +137,13 @@ impl Reader for SystemReader {
 /// UnexpectedEof where a file ends before its part does; else preadv2(2)'s errors.
 pub fn read_parts<'a>(
     reader: &dyn Reader,
-    parts: impl Iterator<Item = (&'a Run, u64, u64)>,
+    parts: impl Iterator<Item = (&'a Arc<File>, u64, u64)>,
     into: Target<'_>,
 ) -> io::Result<(u64, bool)> {
     let mut done = 0;
-    for (run, offset, length) in parts {
+    for (file, offset, length) in parts {
         let target = Target { at: into.at + done as usize, ..into };
-        let read = reader.read(&run.file, offset, length as usize, target)?;
+        let read = reader.read(file, offset, length as usize, target)?;
         done += read.bytes as u64;
         match read.end {
             ReadEnd::Filled => {}

@@ -13,7 +13,7 @@ use vmbus::packet::{Packet, PacketKind};
 
 use super::channel::HostChannel;
 use super::events::{Event, EventQueue};
-use super::files::{Run, Target, read_parts};
+use super::files::{File, Run, Target, read_parts};
 use super::filler::{Fill, Move};
 use super::offload::responder::{Plan, Responder, Room, Verdict};
 use super::request::HostRequest;
@@ -162,24 +162,26 @@ impl HostChannel {
             self.show_completions();
         }
         let responder = &mut *turning.responder;
-        let Plan { entry, offset, length, answer_at } = plan;
+        let Plan { entry, taken, offset, length, answer_at } = plan;
         let target = Target { pages: &arrived.spans, at: arrived.layout.data.0, may_wait: false };
         // An error is found again, and answered, by whoever may wait.
         let (done, complete) =
-            read_parts(&*responder.reader, entry.parts(offset, length), target).unwrap_or((0, length == 0));
+            read_parts(&*responder.reader, entry.parts(&taken, offset, length), target).unwrap_or((0, length == 0));
         turning.moved += done;
         let message = &responder.answer[answer_at..];
         if complete {
             arrived.spans.write(arrived.layout.response.0, message).map_err(|_| hresult::INTERNAL)?;
+            let response_len = message.len() as u32;
             responder.count_hit(length);
             self.count_hit(length);
-            return Ok(Some(DeviceResponse { error: 0, response_len: message.len() as u32 }));
+            responder.give_back(taken);
+            return Ok(Some(DeviceResponse { error: 0, response_len }));
         }
         responder.count_cold();
         let request = Arc::new(self.request_of(arrived)?);
         request.claim_for_fill();
-        let part = |(run, offset, length): (&Run, u64, u64)| Run { file: Arc::clone(&run.file), offset, length };
-        let runs = entry.parts(offset, length).map(part).collect();
+        let part = |(file, offset, length): (&Arc<File>, u64, u64)| Run { file: Arc::clone(file), offset, length };
+        let runs = entry.parts(&taken, offset, length).map(part).collect();
         let response = message.to_vec();
         responder.filler.submit(Move::Fill(Fill { request, response, runs, done, held_by: Some(entry) }));
         Ok(None)

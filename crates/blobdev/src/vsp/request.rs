@@ -239,7 +239,7 @@ impl HostRequest {
         let parts = runs.iter().filter_map(|run| {
             let skipped = skip.min(run.length);
             skip -= skipped;
-            (skipped < run.length).then_some((run, run.offset + skipped, run.length - skipped))
+            (skipped < run.length).then_some((&run.file, run.offset + skipped, run.length - skipped))
         });
         read_parts(reader, parts, Target { pages: &self.data, at: done as usize, may_wait })
     }

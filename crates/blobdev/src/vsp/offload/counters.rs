@@ -33,6 +33,7 @@ pub const INELIGIBLE_NAMES: [&str; 8] = ["method", "content", "query", "field", 
 pub struct Counters {
     hits: AtomicU64,
     misses: AtomicU64,
+    absent: AtomicU64,
     cold: AtomicU64,
     bytes: AtomicU64,
     ineligible: [AtomicU64; INELIGIBLE_NAMES.len()],
@@ -53,6 +54,10 @@ impl Counters {
         add(&self.misses, 1);
     }
 
+    pub(super) fn absent(&self) {
+        add(&self.absent, 1);
+    }
+
     pub(super) fn cold(&self) {
         add(&self.cold, 1);
     }
@@ -63,8 +68,9 @@ impl Counters {
 
     /// Calls `sum` with each counter's name and value.
     pub fn each(&self, mut sum: impl FnMut(&'static str, u64)) {
-        let named = [("hits", &self.hits), ("misses", &self.misses), ("cold", &self.cold), ("bytes", &self.bytes)];
-        for (name, counter) in named.into_iter().chain(INELIGIBLE_NAMES.into_iter().zip(&self.ineligible)) {
+        let known = [&self.hits, &self.misses, &self.absent, &self.cold, &self.bytes];
+        let named = ["hits", "misses", "absent", "cold", "bytes"].into_iter().zip(known);
+        for (name, counter) in named.chain(INELIGIBLE_NAMES.into_iter().zip(&self.ineligible)) {
             sum(name, counter.load(Ordering::Relaxed));
         }
     }

@@ -4,10 +4,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use super::generation::Generation;
+use super::parts::{Parts, Taken};
 use super::table::Table;
 use super::template::Template;
 use crate::vsp::events::{Event, EventQueue};
-use crate::vsp::files::Run;
+use crate::vsp::files::{File, Run};
 
 /// What the control plane lends an entry: it learns by [`Event::Released`] that nobody refers to the entry any more.
 pub struct Pin {
@@ -40,10 +41,18 @@ pub struct Heads {
     pub not_modified: Option<Template>,
 }
 
+/// Where an entry's bytes lie.
+pub enum Bytes {
+    /// All of them, in order.
+    Whole(Vec<Run>),
+    /// As many as are here: each part is a file of its own, or the beginning of one.
+    Parts(Arc<Parts<Arc<File>>>),
+}
+
 /// What an entry says.
 pub struct Content {
-    /// Where the bytes lie, in order.
-    pub runs: Vec<Run>,
+    /// Where the bytes lie.
+    pub bytes: Bytes,
     /// The opaque tag of the ETag.
     pub etag: Vec<u8>,
     /// The version answered to a request that names none.
@@ -74,7 +83,8 @@ impl Entry {
         table: Weak<Table>,
         pin: Pin,
     ) -> Self {
-        let ends = content.runs.iter().scan(0, |end, run| {
+        let runs = if let Bytes::Whole(runs) = &content.bytes { &runs[..] } else { &[] };
+        let ends = runs.iter().scan(0, |end, run| {
             *end += run.length;
             Some(*end)
         });
@@ -85,7 +95,10 @@ impl Entry {
 
     /// Bytes of the whole.
     pub fn size(&self) -> u64 {
-        self.ends.last().copied().unwrap_or(0)
+        match &self.content.bytes {
+            Bytes::Whole(_) => self.ends.last().copied().unwrap_or(0),
+            Bytes::Parts(parts) => parts.size(),
+        }
     }
 
     /// The opaque tag.
@@ -100,9 +113,13 @@ impl Entry {
         (u64::from_le_bytes(*scope), std::array::from_fn(|_| parts.next().unwrap_or(b"")))
     }
 
-    /// What it costs of the table's bound: one, and one more for every 64 runs.
+    /// What it costs of the table's bound: one, and one more for every 64 runs or places of parts.
     pub(super) fn cost(&self) -> usize {
-        1 + self.content.runs.len() / 64
+        let count = match &self.content.bytes {
+            Bytes::Whole(runs) => runs.len(),
+            Bytes::Parts(parts) => parts.count(),
+        };
+        1 + count / 64
     }
 
     /// Tells whether it may answer at this moment (see `generation` for the ordering).
@@ -136,16 +153,31 @@ impl Entry {
         self.used.swap(false, Ordering::Relaxed)
     }
 
-    /// Yields the parts of the runs that hold `length` bytes from `offset` on: (run, offset in the file, length).
-    pub fn parts(&self, offset: u64, length: u64) -> impl Iterator<Item = (&Run, u64, u64)> {
+    /// Takes what holds `length` bytes from `offset` on, if not the entry itself does; false if they are not all here.
+    pub(super) fn take(&self, offset: u64, length: u64, taken: &mut Vec<Taken<Arc<File>>>) -> bool {
+        match &self.content.bytes {
+            Bytes::Whole(_) => true,
+            Bytes::Parts(parts) => parts.take(offset, length, taken),
+        }
+    }
+
+    /// Yields where `length` bytes from `offset` on lie, for which `taken` was taken: (file, offset in it, length).
+    pub fn parts<'e>(
+        &'e self,
+        taken: &'e [Taken<Arc<File>>],
+        offset: u64,
+        length: u64,
+    ) -> impl Iterator<Item = (&'e Arc<File>, u64, u64)> {
+        let runs = if let Bytes::Whole(runs) = &self.content.bytes { &runs[..] } else { &[] };
         let first = self.ends.partition_point(|end| *end <= offset);
         let mut begin = if first == 0 { 0 } else { self.ends[first - 1] };
         let (mut at, mut left) = (offset, length);
-        self.content.runs[first.min(self.content.runs.len())..].iter().map_while(move |run| {
+        let of_runs = runs[first.min(runs.len())..].iter().map_while(move |run| {
             let skip = at - begin;
             let taken = left.min(run.length - skip);
             (begin, at, left) = (begin + run.length, at + taken, left - taken);
-            (taken > 0).then_some((run, run.offset + skip, taken))
-        })
+            (taken > 0).then_some((&run.file, run.offset + skip, taken))
+        });
+        of_runs.chain(taken.iter().map(|one| (&one.part, one.offset, one.length)))
     }
 }

@@ -9,10 +9,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::asked::Asked;
 use super::counters::{Counters, Ineligible};
 use super::entry::Entry;
+use super::parts::Taken;
 use super::table::Table;
 use super::template::{Filling, Template};
 use crate::bhttp::RequestHead;
-use crate::vsp::files::Reader;
+use crate::vsp::files::{File, Reader};
 use crate::vsp::filler::Filler;
 
 /// Bytes of the guest's buffers that an answer may fill.
@@ -26,8 +27,10 @@ pub struct Room {
 
 /// An answer whose head is written: what is left is to place the bytes.
 pub struct Plan {
-    /// The entry; holds its bytes.
+    /// The entry; holds its bytes, or else `taken` does.
     pub entry: Arc<Entry>,
+    /// Parts of the entry, in order; [`Responder::give_back`] wants the vector again.
+    pub taken: Vec<Taken<Arc<File>>>,
     /// First byte to place.
     pub offset: u64,
     /// Bytes to place, perhaps none.
@@ -62,6 +65,8 @@ pub struct Responder {
     /// The response message last written.
     pub answer: Vec<u8>,
     key: Vec<u8>,
+    /// Empty, but for its memory.
+    spare: Vec<Taken<Arc<File>>>,
     date: DateText,
     ids: RequestIds,
 }
@@ -69,9 +74,9 @@ pub struct Responder {
 impl Responder {
     /// Makes the means of one worker.
     pub fn new(table: Arc<Table>, counters: Arc<Counters>, reader: Arc<dyn Reader>, filler: Arc<Filler>) -> Self {
-        let (packet, head, answer, key) = Default::default();
+        let (packet, head, answer, key, spare) = Default::default();
         let (date, ids) = (DateText::new(), RequestIds::new());
-        Self { table, counters, reader, filler, packet, head, answer, key, date, ids }
+        Self { table, counters, reader, filler, packet, head, answer, key, spare, date, ids }
     }
 
     /// Judges a request without content and, if an entry answers it, writes the response message.
@@ -86,6 +91,12 @@ impl Responder {
                 Verdict::Python { wanted: false }
             }
         }
+    }
+
+    /// Lets go of a plan's parts and keeps their vector for the next plan.
+    pub fn give_back(&mut self, mut taken: Vec<Taken<Arc<File>>>) {
+        taken.clear();
+        self.spare = taken;
     }
 
     /// Counts a request with content, which no entry answers.
@@ -132,7 +143,13 @@ impl Responder {
             return Err(Ineligible::Room);
         }
         let (offset, length) = (choice.offset, choice.placed);
-        Ok(Verdict::Ready(Plan { entry, offset, length, answer_at }))
+        let mut taken = std::mem::take(&mut self.spare);
+        if length > 0 && !entry.take(offset, length, &mut taken) {
+            self.spare = taken;
+            self.counters.absent();
+            return Ok(Verdict::Python { wanted: false });
+        }
+        Ok(Verdict::Ready(Plan { entry, taken, offset, length, answer_at }))
     }
 }
 
