@@ -100,7 +100,6 @@ class GateBackend:
                 future.set_result(None)
 
     async def execute(self, request: Request, body: Body) -> Response:
-        self._loop = asyncio.get_running_loop()
         if body.size_bytes:
             self.bodies.append(await body.read())
         if request.target.startswith("/wait/"):
@@ -110,7 +109,8 @@ class GateBackend:
         return Response(200, Fields([("content-length", str(len(content)))]), content)
 
     async def _pass_gate(self, target: str) -> None:
-        future = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        future = self._loop.create_future()
         self._waiters.append(future)
         self.began.release()
         if self._gate.is_set():

@@ -187,6 +187,26 @@ def test_a_stream_yields_one_version_in_chunks(either: Any, content: Content) ->
     assert b"".join(chunks) == data[10:900_010]
 
 
+def test_a_stream_yields_what_lies_there_and_no_piece_without_bytes(either: Any, content: Content) -> None:
+    data = content(1000)
+    either.put("things", "b", data)
+    either.put("things", "empty", b"")
+
+    def streamed(blob: str, **span: int) -> list[bytes]:
+        return [bytes(piece) for piece in either.stream("things", blob, **span)]
+
+    assert streamed("b") == [data]
+    assert streamed("b", chunk_bytes=500) == [data[:500], data[500:]]
+    assert streamed("b", offset=999, length=2) == [data[999:]]
+    assert (
+        streamed("b", offset=1000) == streamed("b", offset=5000) == streamed("b", length=0) == streamed("empty") == []
+    )
+    with pytest.raises(pvblob.NotFound):
+        streamed("none", length=0)
+    with pytest.raises(ValueError, match="chunk_bytes is 0"):
+        streamed("b", chunk_bytes=0)
+
+
 def test_a_stream_of_a_replaced_blob_fails_instead_of_mixing_versions(client: pvblob.Client) -> None:
     client.put("things", "b", bytes(1000))
     chunks = client.stream("things", "b", chunk_bytes=400)

@@ -14,7 +14,7 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pvblob.client import answers, batch, bodies, tags
+from pvblob.client import answers, batch, bodies, streams, tags
 from pvblob.client.awaited_reads import AwaitedReads
 from pvblob.client.exchange import AsyncExchange
 from pvblob.client.handles import AsyncContainerHandle
@@ -160,15 +160,11 @@ class AsyncClient:
 
         return aeach(Feed(self._reads, container, reads, in_flight), one, self._exchange.adevice())
 
-    async def stream(
+    def stream(
         self, container: str, blob: str, *, offset: int = 0, length: int | None = None, chunk_bytes: int = STREAM_BYTES
     ) -> AsyncIterator[memoryview]:
         """See `Client.stream`."""
-        known = await self._run(self._operations.stat(container, blob))
-        end = known.size_bytes if length is None else min(known.size_bytes, offset + length)
-        for start in range(offset, end, chunk_bytes):
-            size_bytes = min(chunk_bytes, end - start)
-            yield await self.view(container, blob, offset=start, length=size_bytes, if_match=known.etag)
+        return streams.astream(self, streams.Span(container, blob, offset, length, chunk_bytes))
 
     async def stat(
         self, container: str, blob: str, *, if_match: str | None = None, if_none_match: str | None = None

@@ -183,15 +183,14 @@ class Client:
     def stream(
         self, container: str, blob: str, *, offset: int = 0, length: int | None = None, chunk_bytes: int = STREAM_BYTES
     ) -> Iterator[memoryview]:
-        """Yield the blob's bytes in views of at most *chunk_bytes*, all of one version.
+        """Yield the blob's bytes in views of at most *chunk_bytes*, all of one version; nothing past its end.
 
-        Raises what `view` raises; PreconditionFailed if the blob is replaced between two chunks.
+        The next three pieces are under way while the program has one. Raises what `view` raises; PreconditionFailed
+        if the blob is replaced meanwhile.
         """
-        known = self._run(self._operations.stat(container, blob))
-        end = known.size_bytes if length is None else min(known.size_bytes, offset + length)
-        for start in range(offset, end, chunk_bytes):
-            size_bytes = min(chunk_bytes, end - start)
-            yield self.view(container, blob, offset=start, length=size_bytes, if_match=known.etag)
+        from pvblob.client import streams
+
+        return streams.stream(self, streams.Span(container, blob, offset, length, chunk_bytes))
 
     def stat(
         self, container: str, blob: str, *, if_match: str | None = None, if_none_match: str | None = None

@@ -45,7 +45,12 @@ class Feed:
     """The reads that are still to be sent, and those under way."""
 
     def __init__(
-        self, reads: Reads, container: str, items: Iterable[tuple[str, int, int | Buffer]], in_flight: int
+        self,
+        reads: Reads,
+        container: str,
+        items: Iterable[tuple[str, int, int | Buffer]],
+        in_flight: int,
+        if_match: str | None = None,
     ) -> None:
         if in_flight < 1:
             raise ValueError(f"in_flight is {in_flight}: at least 1")
@@ -53,6 +58,7 @@ class Feed:
         self._container = container
         self._items: Iterator[Item] = enumerate(items)
         self._in_flight = in_flight
+        self._if_match = if_match
         self._next: Item | None = None
         self._link: Link | None = None
         self._plans: dict[str, _native.ReadPlan | None] = {}
@@ -93,13 +99,13 @@ class Feed:
         return None
 
     def _plan(self, blob: str) -> _native.ReadPlan | None:
-        plan = self._plans[blob] = self._reads.plan((self._container, blob, None, None))
+        plan = self._plans[blob] = self._reads.plan((self._container, blob, self._if_match, None))
         return plan
 
     def settle(self, item: Item, read: Any) -> Done[Any] | None:
         """Return what the read came to, other than as expected; None when it must be done the general way."""
         position, (blob, offset, target) = item
-        key = (self._container, blob, None, None)
+        key = (self._container, blob, self._if_match, None)
         try:
             if type(read) is not tuple:
                 value = in_time(read, key)
