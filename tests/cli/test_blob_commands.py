@@ -28,6 +28,12 @@ def test_a_file_goes_in_and_comes_out_unchanged(pvblob: Run, tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".pvblob")] == []
 
 
+def test_nothing_is_made_for_a_blob_that_is_not_there(pvblob: Run, tmp_path: Path) -> None:
+    pvblob("put", "-", "things/a", "--create", input="x")
+    assert pvblob("get", "things/none", "below/it").returncode == 1
+    assert not (tmp_path / "below").exists()
+
+
 def test_standard_input_and_output_are_a_dash(pvblob: Run) -> None:
     content = b"\x00\xff" * 5_000_000
     assert pvblob("put", "-", "pipes/now", "--create", binary=True, input=content).returncode == 0

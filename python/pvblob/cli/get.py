@@ -83,16 +83,20 @@ def plan(client: Client, place: Locator, target: str, *, recursive: bool) -> Ite
 def fetch(client: Client, download: Download, progress: Progress) -> int:
     """Fetch one blob and return its size in bytes."""
     source = download.source
-    known = client.stat(source.container, source.blob)
-    task = progress.add_task(str(download.target or source), total=known.size_bytes)
-    chunks = client.stream(source.container, source.blob)
+    total = None if progress.disable else client.stat(source.container, source.blob).size_bytes
+    task = progress.add_task(str(download.target or source), total=total)
+    pieces = client.stream(source.container, source.blob)
     if download.target is None:
         fd = sys.stdout.fileno()
-        return sum(_write_all(fd, chunk, progress, task) for chunk in chunks)
+        return sum(_write_all(fd, piece, progress, task) for piece in pieces)
+    # Nothing is made for a blob that is not there.
+    first = next(pieces, memoryview(b""))
     download.target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=download.target.parent, prefix=".pvblob-", delete=False) as file:
         try:
-            size_bytes = sum(_write_all(file.fileno(), chunk, progress, task) for chunk in chunks)
+            size_bytes = _write_all(file.fileno(), first, progress, task)
+            del first  # its memory is lent
+            size_bytes += sum(_write_all(file.fileno(), piece, progress, task) for piece in pieces)
             os.fchmod(file.fileno(), 0o666 & ~_umask())
             Path(file.name).replace(download.target)
         except BaseException:
@@ -101,11 +105,11 @@ def fetch(client: Client, download: Download, progress: Progress) -> int:
     return size_bytes
 
 
-def _write_all(fd: int, chunk: memoryview, progress: Progress, task: TaskID) -> int:
-    """Write *chunk* from where the host placed it, without a copy of ours."""
+def _write_all(fd: int, piece: memoryview, progress: Progress, task: TaskID) -> int:
+    """Write *piece* from where the host placed it, without a copy of ours."""
     written = 0
-    while written < len(chunk):
-        written += os.write(fd, chunk[written:])
+    while written < len(piece):
+        written += os.write(fd, piece[written:])
     progress.advance(task, written)
     return written
 
