@@ -71,7 +71,7 @@ def test_the_data_plane_answers_byte_for_byte_as_python_does(rule: CacheRule, ma
         batch: list[tuple[bytes, dict[str, Any]]] = [(message(), {}) for _ in range(min(25, SLOTS))]
         for (sent, _), one, other in zip(batch, raw_answers(offloaded, batch), raw_answers(python, batch), strict=True):
             assert decoded(one) == decoded(other), f"seed {seed}, batch {number}: {sent!r}"
-        if rng.random() < 0.2:
+        if rng.random() < 0.4:
             write(rng.choice(list(BLOBS)))
         if rng.random() < 0.5:
             stage.host.call(lambda: stage.evict(rng.randrange(3)))

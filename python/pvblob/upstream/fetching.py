@@ -15,13 +15,13 @@ from typing import NamedTuple
 
 from pvblob.blobs.answers import Refusal, refuse
 from pvblob.frozen import replace
-from pvblob.http import ContentLost, Extent, Request
+from pvblob.http import ContentLost, Extent, Fields, Request
 from pvblob.upstream.attempts import Attempts
 from pvblob.upstream.block_files import BLOCK_BYTES
 from pvblob.upstream.blocks import BlockStore
 from pvblob.upstream.downloads import Cutting, RemoteContent, pinned_range
 from pvblob.upstream.failures import GivenUp
-from pvblob.upstream.heads import bare
+from pvblob.upstream.forward import DEFAULT_VERSION
 from pvblob.upstream.transport import NO_BODY
 from pvblob.upstream.versions import Version
 
@@ -137,8 +137,8 @@ class BlockFetcher:
 
     async def remote(self, request: Request, version: Version, first: int, size_bytes: int) -> RemoteContent:
         """Return bytes of the version from the account. Raises GivenUp, and ContentLost (412) when it is gone."""
-        # Others may wait for it too, longer than the guest that asked first.
-        own = replace(bare(request), deadline_s=None)
+        # Others may wait for it too, longer than the guest that asked first, and have sent no field that is refused.
+        own = replace(request, fields=Fields.lowered([("x-ms-version", DEFAULT_VERSION)]), deadline_s=None)
         etag = version.head.etag
         sent = pinned_range(own, first, first + size_bytes, etag)
         answer = await self._attempts.perform(sent, NO_BODY, inline_max=0)
