@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::sockopt::set_tcp_congestion;
 use rustix::net::{Shutdown, shutdown};
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use rustix::time::{
@@ -93,12 +94,19 @@ async fn accept(listener: TcpListener, port: u16, delay: Duration, counters: Arc
 async fn connect(near: TcpStream, port: u16, delay: Duration, counters: Arc<Counters>) {
     let established = Instant::now() + 2 * delay;
     let Ok(far) = TcpStream::connect(("127.0.0.1", port)).await else { return };
-    if near.set_nodelay(true).and(far.set_nodelay(true)).is_err() {
+    if prepare(&near).and(prepare(&far)).is_err() {
         return;
     }
     let ((near_reads, near_writes), (far_reads, far_writes)) = (near.into_split(), far.into_split());
     tokio::spawn(direction(near_reads, far_writes, established, delay, None));
     direction(far_reads, near_writes, established, delay, Some(counters)).await;
+}
+
+/// Has the kernel send what it gets at once. A congestion control that paces (bbr, some machines' default) would be a
+/// second network after this one, and its timers cost more than all the rest of the carrying.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    Ok(set_tcp_congestion(stream, "reno")?)
 }
 
 /// Carries one direction: what arrives waits in a pipe, page by page as the kernel received it, and is never copied.
