@@ -363,7 +363,15 @@ class GuestMemory:
     def remove_region(self, gpa: int) -> LeavingRegion | None:
         """Forget a region: no later request can name it. None: there is none."""
 
-    def clear(self) -> None: ...
+    def clear(self) -> ClearedMemory:
+        """Forget all regions; the answer has them still mapped."""
+
+@final
+class ClearedMemory:
+    """Regions that nobody can name any more. They are unmapped by `unmap`, or else when this is dropped."""
+
+    def unmap(self) -> None:
+        """Unmap what no request uses any more, without the GIL: it may take milliseconds for each that was filled."""
 
 @final
 class LeavingRegion:

@@ -55,7 +55,8 @@ def holdings(host: Host, backend: Waiting) -> dict[str, int]:
         "uploads": sum(len(context.continuations._uploads) for context in contexts),
         "pins": sum(store.extents._pins.values()),
         "tasks": len(asyncio.all_tasks()),
-        "closing": host._disposal.waiting,
+        "closing": host._disposal.waiting + host._unmapping.waiting,
+        "closers": host._disposal._threads + host._unmapping._threads,
     }
 
 

@@ -1,6 +1,7 @@
 //! What one guest lends, for the host: regions that are mapped, of either kind, and those that leave.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::mem;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use blobdev::vsp::channel::SharedGuestMemory;
 use pyo3::exceptions::PyValueError;
@@ -65,8 +66,23 @@ impl GuestMemory {
         Ok(removed.map(|region| LeavingRegion { length: region.len(), region: region.watch() }))
     }
 
-    fn clear(&self) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Memory::new();
+    /// Forgets all regions. They are unmapped with the answer, which may take milliseconds for each that was filled.
+    fn clear(&self) -> ClearedMemory {
+        let cleared = mem::take(&mut *self.0.write().unwrap_or_else(PoisonError::into_inner));
+        ClearedMemory(Mutex::new(Some(cleared)))
+    }
+}
+
+/// Regions that nobody can name any more.
+#[pyclass(frozen, module = "pvblob._native")]
+pub(crate) struct ClearedMemory(Mutex<Option<Memory>>);
+
+#[pymethods]
+impl ClearedMemory {
+    /// Unmaps what no request uses any more; the rest goes with its last request.
+    fn unmap(&self, py: Python<'_>) {
+        let memory = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        py.detach(|| drop(memory));
     }
 }
 

@@ -32,6 +32,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<batch::ReadBatch>()?;
     module.add_class::<pending::PendingRead>()?;
     module.add_class::<guest_memory::GuestMemory>()?;
+    module.add_class::<guest_memory::ClearedMemory>()?;
     module.add_class::<host::HostPage>()?;
     module.add_class::<host::HostEngine>()?;
     module.add_class::<host::HostRequest>()?;

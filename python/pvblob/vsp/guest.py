@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from pvblob import _native
 from pvblob.errors import ChannelError, LocalProtocolError, RemoteProtocolError
@@ -26,6 +27,7 @@ from pvblob.vmbus.session import HOST, Crossed, Session
 from pvblob.vmbus.user_data import DeviceLimits, OpenUserData
 from pvblob.vsp.audit import PeerLog
 from pvblob.vsp.budget import Shares
+from pvblob.vsp.departures import Departures
 from pvblob.vsp.dispatch import Dispatcher
 from pvblob.vsp.disposal import Disposal
 from pvblob.vsp.guard import GuardedBackend
@@ -50,6 +52,8 @@ class Services:
     channel_failed: dict[int, Callable[[str], None]]  # by channel key: called when the ring was corrupted
     peer_log: PeerLog
     disposal: Disposal
+    unmapping: Disposal
+    departures: Departures
     regions: Shares[str]  # of descriptors and mappings for lent memory and rings, by identity
 
 
@@ -95,7 +99,7 @@ class GuestConnection:
             return
         self._loop.add_reader(self._bus.fileno(), self._readable)
         if self._pidfd is not None:
-            self._loop.add_reader(self._pidfd, self.end, "its process ended")
+            self._loop.add_reader(self._pidfd, self._gone, "its process ended")
 
     def _warn(self, what: str) -> None:
         self._services.peer_log.warning(self.identity, f"guest pid {self.pid} {what}")
@@ -106,16 +110,25 @@ class GuestConnection:
             self._send(m.Refused.because(STATUS_REFUSED, reason))
         self.end(reason)
 
+    def _gone(self, reason: str) -> None:
+        """Hear nothing more of a guest that has gone, and end it in its turn."""
+        self._stop_listening()
+        self._services.departures.add(partial(self.end, reason))
+
+    def _stop_listening(self) -> None:
+        if self._bus.fileno() >= 0:
+            self._loop.remove_reader(self._bus.fileno())
+        if self._pidfd is not None:
+            self._loop.remove_reader(self._pidfd)
+
     def end(self, reason: str) -> None:
         """Let go of the guest: close its channels, unmap its memory, close its descriptors. Idempotent."""
         if self.ended:
             return
         self.ended = True
         log.debug("guest pid %d ends: %s", self.pid, reason)
-        if self._bus.fileno() >= 0:
-            self._loop.remove_reader(self._bus.fileno())
+        self._stop_listening()
         if self._pidfd is not None:
-            self._loop.remove_reader(self._pidfd)
             os.close(self._pidfd)
         for relid in list(self.channels):
             self._close_channel(relid)
@@ -198,7 +211,7 @@ class GuestConnection:
                 if self.ended:
                     return
         except BusClosed:
-            self.end("it closed its socket")
+            self._gone("it closed its socket")
         except RemoteProtocolError as broken:
             self._warn(f"broke the protocol: {broken}")
             self.refuse(f"protocol error: {broken}")
@@ -302,7 +315,7 @@ class GuestConnection:
         return any(pfn in pages for ring in rings for pfn in ring.pfns)
 
     def _forget_memory(self) -> None:
-        self._lent.clear()
+        self._services.unmapping.later(self._lent.clear().unmap)
         self._unloading = False
         if self._looking_again is not None:
             self._looking_again.cancel()

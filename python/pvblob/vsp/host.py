@@ -33,6 +33,7 @@ from pvblob.vmbus.user_data import DeviceLimits, Features
 from pvblob.vsp.audit import Audit, PeerLog
 from pvblob.vsp.budget import Limits
 from pvblob.vsp.delivery import RESPONSE_BYTES_MIN
+from pvblob.vsp.departures import Departures
 from pvblob.vsp.dispatch import Dispatcher
 from pvblob.vsp.disposal import Disposal
 from pvblob.vsp.guard import Guard
@@ -114,7 +115,7 @@ class Host:
         polls = {"spinners_max": cores() - 1 if polling else 0, "spin_us": POLLING_US}
         self._start_engine = partial(_native.HostEngine, *threads, offload_entries_max, stallable=stallable, **polls)
         self._guests, self._keys = set[GuestConnection](), itertools.count(1)
-        self._disposal = Disposal()
+        self._disposal, self._unmapping = Disposal(), Disposal(threads_max=1)
         self._channel_failed: dict[int, Callable[[str], None]] = {}
         self.instance_id = Guid(uuid4().bytes_le)
         self._guests_max = self.refused = 0
@@ -146,6 +147,8 @@ class Host:
             self._channel_failed,
             self.peer_log,
             self._disposal,
+            self._unmapping,
+            Departures(),
             machine_shares(descriptors),
         )
         for socket, listener in listening:
@@ -166,12 +169,14 @@ class Host:
         self._dispatcher.offload.close()
         self._executor.shutdown()
         self._disposal.finish(CLOSING_S)
+        self._unmapping.finish(CLOSING_S)
         self.peer_log.close()
 
     def rescind(self) -> None:
         """Withdraw the device from every guest, without waiting for any of them (design rule 3).
 
-        Their channels are closed and their memory unmapped when this returns; a guest connects again at its next call.
+        Their channels are closed when this returns, and nothing can name their memory any more; a guest connects again
+        at its next call.
         """
         for guest in list(self._guests):
             guest.rescind()

@@ -98,12 +98,16 @@ class LentRegions:
             self._forget(gpa)
         return gone
 
-    def clear(self) -> None:
-        """Forget all regions: the guest has gone or begun anew, and what still runs for it is being cancelled."""
-        self.memory.clear()
+    def clear(self) -> _native.ClearedMemory:
+        """Forget all regions: the guest has gone or begun anew, and what still runs for it is being cancelled.
+
+        What is returned is to be unmapped where nobody waits for it.
+        """
+        cleared = self.memory.clear()
         self._leaving.clear()
         for gpa in list(self._lent):
             self._forget(gpa)
+        return cleared
 
     def _forget(self, gpa: int) -> None:
         del self._lent[gpa]
