@@ -40,6 +40,32 @@ def test_standard_input_and_output_are_a_dash(pvblob: Run) -> None:
     assert pvblob("get", "pvblob://devstoreaccount1/pipes/now", "-", binary=True).stdout == content
 
 
+def test_blobs_are_copied_with_what_belongs_to_them(pvblob: Run) -> None:
+    pvblob("put", "-", "things/d/a", "--create", "-m", "v=1", input="one")
+    assert pvblob("cp", "things/d/a", "things/copies/").returncode == 0
+    assert pvblob("cp", "pvblob://devstoreaccount1/things/d/a", "things/b").returncode == 0
+    for place in ("things/copies/a", "things/b"):
+        assert pvblob("get", place, "-").stdout == "one"
+        assert json.loads(pvblob("stat", place, "--json").stdout)["metadata"] == {"v": "1"}
+    refused = pvblob("cp", "things/d/a", "things/b", "--no-overwrite")
+    assert (refused.returncode, "409 BlobAlreadyExists" in refused.stderr) == (1, True)
+
+
+def test_a_prefix_is_copied_with_r_and_not_into_itself(pvblob: Run) -> None:
+    for name in ("d/a", "d/e/b", "other"):
+        pvblob("put", "-", f"things/{name}", "--create", input=name)
+    refused = pvblob("cp", "-r", "things/d", "kept/x")
+    assert refused.stderr == "pvblob: container 'kept' does not exist: --create makes it\n"
+    copied = pvblob("cp", "-r", "things/d", "kept/x", "--create", "--json")
+    assert [row["target"] for row in lines(copied.stdout)] == ["kept/x/a", "kept/x/e/b"]
+    assert [row["name"] for row in lines(pvblob("ls", "-r", "kept", "--json").stdout)] == ["x/a", "x/e/b"]
+    assert pvblob("get", "kept/x/e/b", "-").stdout == "d/e/b"
+    for source, target in (("things/d", "things/d/copy/"), ("things", "things"), ("things/", "things/d")):
+        assert "would be copied into itself" in pvblob("cp", "-r", source, target).stderr
+    assert "use -r" in pvblob("cp", "things/d/", "kept/x").stderr
+    assert "404" in pvblob("cp", "things/none", "kept/").stderr
+
+
 def test_a_directory_travels_with_r(pvblob: Run, tmp_path: Path) -> None:
     for name in ("a.txt", "deep/b.json", "deep/er/c"):
         (tmp_path / "tree" / name).parent.mkdir(parents=True, exist_ok=True)

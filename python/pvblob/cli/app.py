@@ -17,6 +17,7 @@ SUMMARIES = {
     "demo": "Read real blobs from 100 processes, over HTTP and over the channel; check every byte; print both.",
     "put": "Store files, directories or standard input as blobs.",
     "get": "Fetch blobs into files, a directory or standard output.",
+    "cp": "Copy blobs inside an account.",
     "ls": "List containers or blobs.",
     "stat": "Show the properties of a blob or a container.",
     "cache": "Look into, fill or empty the cache of accounts elsewhere.",
