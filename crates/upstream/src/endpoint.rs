@@ -137,7 +137,7 @@ fn connector(pem: &[u8]) -> io::Result<TlsConnector> {
     if roots.is_empty() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "no certificate of an authority in the PEM text"));
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let mut config = builder.map_err(io::Error::other)?.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
