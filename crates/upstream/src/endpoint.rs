@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use tokio::io::{AsyncRead, AsyncWrite, BufReader};
+use tokio::io::{AsyncBufRead, AsyncWrite, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -16,7 +16,7 @@ use tokio_rustls::TlsConnector;
 use crate::outcome::{Failure, FailureKind};
 use crate::proxy::Proxy;
 
-/// Received bytes that a TLS connection takes from the kernel at once.
+/// Received bytes that a connection takes from the kernel at once.
 const RECEIVED_SIZE: usize = 64 * 1024;
 
 /// What the control plane says about an endpoint.
@@ -52,8 +52,8 @@ pub(crate) struct Dialer {
 }
 
 /// A connection's bytes, encrypted or not.
-pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+pub(crate) trait Duplex: AsyncBufRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncBufRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 impl Dialer {
     /// Fails when the host is no name, or when no certificate is in `authorities`.
@@ -99,9 +99,9 @@ impl Dialer {
 
     async fn connect(&self) -> Result<Box<dyn Duplex>, Failure> {
         let tcp = self.reach().await?;
-        let Some((connector, name)) = &self.tls else { return Ok(Box::new(tcp)) };
         // rustls asks for 4 KiB at a time, a quarter of a record; each would be a system call.
         let received = BufReader::with_capacity(RECEIVED_SIZE, tcp);
+        let Some((connector, name)) = &self.tls else { return Ok(Box::new(received)) };
         let stream = connector.connect(name.clone(), received).await.map_err(|error| {
             // rustls speaks through an inner error; what else can fail here is the network.
             let untrusted = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());

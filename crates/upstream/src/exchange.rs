@@ -4,7 +4,6 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::BytesMut;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
@@ -192,8 +191,8 @@ impl Exchange {
                 Place::Failed(_) if done > 0 => break,
                 Place::Failed(failure) => return Err(failure.take()),
             };
-            let moved = match self.next_block(reading, length - done).await {
-                Ok(Some(block)) => put(done, &block).map(|()| block.len() as u64),
+            let moved = match self.next_block(reading, length - done, |block| put(done, block)).await {
+                Ok(Some((size, placed))) => placed.map(|()| size),
                 Ok(None) => Ok(0),
                 Err(failure) => {
                     *place = Place::Failed(failure);
@@ -212,10 +211,15 @@ impl Exchange {
         Ok(done)
     }
 
-    async fn next_block(&self, reading: &mut Reading, limit: u64) -> Result<Option<BytesMut>, Failure> {
+    async fn next_block(
+        &self,
+        reading: &mut Reading,
+        limit: u64,
+        take: impl FnOnce(&[u8]) -> io::Result<()>,
+    ) -> Result<Option<(u64, io::Result<()>)>, Failure> {
         let stall = self.connections.stall_timeout;
         let Connection { stream, buffer, .. } = &mut reading.connection;
-        let next = http1::read_content(stream, buffer, &mut reading.framing, limit);
+        let next = http1::read_content(stream, buffer, &mut reading.framing, limit, take);
         let late = |_| Failure::new(FailureKind::Truncated, format!("no content for {stall:?}"));
         timeout(stall, next).await.map_err(late)?
     }

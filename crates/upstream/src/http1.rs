@@ -6,7 +6,7 @@
 use std::io;
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt};
 
 use crate::outcome::{Failure, FailureKind};
 
@@ -103,9 +103,13 @@ fn truncated(text: impl ToString) -> Failure {
 
 async fn read_more(stream: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut) -> io::Result<usize> {
     buffer.reserve(READ_SIZE);
-    match stream.read_buf(buffer).await {
-        // A peer that ends TLS without saying so has ended the connection all the same; lengths tell what is missing.
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+    at_end(stream.read_buf(buffer).await, 0)
+}
+
+/// A peer that ends TLS without saying so has ended the connection all the same; lengths tell what is missing.
+fn at_end<T>(result: io::Result<T>, nothing: T) -> io::Result<T> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(nothing),
         result => result,
     }
 }
@@ -184,33 +188,42 @@ fn framing_of(status: u16, method: &[u8], fields: &Fields) -> Result<Framing, Fa
     Ok(Framing::Length(length))
 }
 
-/// Reads the next bytes of content, at most `limit` (> 0) and whatever is there; `None` at its end.
-pub(crate) async fn read_content(
-    stream: &mut (impl AsyncRead + Unpin),
+/// Hands the next bytes of content to `take`, at most `limit` (> 0) and whatever is there: where the connection holds
+/// them, so that they are copied once. Returns their number and what `take` made of them; `None` at the end.
+pub(crate) async fn read_content<T>(
+    stream: &mut (impl AsyncBufRead + Unpin),
     buffer: &mut BytesMut,
     framing: &mut Framing,
     limit: u64,
-) -> Result<Option<BytesMut>, Failure> {
+    take: impl FnOnce(&[u8]) -> T,
+) -> Result<Option<(u64, T)>, Failure> {
     if let Framing::Chunked { .. } = framing {
         begin_chunk(stream, buffer, framing).await?;
     }
-    if *framing == Framing::Length(0) {
-        return Ok(None);
+    let left = match framing {
+        Framing::Length(0) => return Ok(None),
+        Framing::Length(left) | Framing::Chunked { left, .. } => left,
+        Framing::UntilClose => &mut u64::MAX.clone(),
+    };
+    let limit = limit.min(*left);
+    if !buffer.is_empty() {
+        let size = limit.min(buffer.len() as u64);
+        *left -= size;
+        return Ok(Some((size, take(&buffer.split_to(size as usize)))));
     }
-    if buffer.is_empty() && read_more(stream, buffer).await.map_err(truncated)? == 0 {
+    let there = at_end(stream.fill_buf().await, &[][..]).map_err(truncated)?;
+    if there.is_empty() {
         if *framing == Framing::UntilClose {
             *framing = Framing::Length(0);
             return Ok(None);
         }
         return Err(truncated("the connection ended before the content"));
     }
-    let left = match framing {
-        Framing::Length(left) | Framing::Chunked { left, .. } => left,
-        Framing::UntilClose => &mut u64::MAX.clone(),
-    };
-    let size = limit.min(*left).min(buffer.len() as u64);
+    let size = limit.min(there.len() as u64);
     *left -= size;
-    Ok(Some(buffer.split_to(size as usize)))
+    let taken = take(&there[..size as usize]);
+    stream.consume(size as usize);
+    Ok(Some((size, taken)))
 }
 
 /// Moves to a chunk that has bytes left; after the last one the framing is `Length(0)`. Source: RFC 9112 §7.1.
@@ -255,6 +268,8 @@ async fn read_line(stream: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut)
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::BufReader;
+
     use super::*;
 
     fn run<T>(future: impl Future<Output = T>) -> T {
@@ -264,12 +279,14 @@ mod tests {
     /// Reads a whole answer that comes in pieces of `step` bytes.
     fn answer(text: &[u8], method: &[u8], step: usize) -> Result<(AnswerHead, Vec<u8>), Failure> {
         run(async {
-            let mut stream = tokio_test_stream(text, step);
+            let mut stream = BufReader::new(tokio_test_stream(text, step));
             let mut buffer = BytesMut::new();
             let mut head = read_head(&mut stream, &mut buffer, method).await?;
             let mut content = Vec::new();
-            while let Some(block) = read_content(&mut stream, &mut buffer, &mut head.framing, 3).await? {
-                content.extend_from_slice(&block);
+            let mut more = Some((0, ()));
+            while more.is_some() {
+                let take = |block: &[u8]| content.extend_from_slice(block);
+                more = read_content(&mut stream, &mut buffer, &mut head.framing, 3, take).await?;
             }
             Ok((head, content))
         })
