@@ -28,7 +28,7 @@ FLOOD = Path(__file__).with_name("flood.py")
 IN_FLIGHT = 1000
 ROUNDS = 9
 SAMPLES = 300  # of each round: its p99 is the third greatest of them
-ATTEMPTS = 3
+ATTEMPTS = 5
 RATIO_MAX = 2.0
 # Ten times what a request takes on an idle machine: then other programs are measured, not the host.
 TOO_BUSY_S = 0.005

@@ -154,13 +154,14 @@ class Committer:
                 # A mutation holds its request's body, that is a guest's pages, which must not wait for the next one.
                 del first
             self._receive()
+            self._pause()
             self._commit()
             # Background work gets its turn under constant load too.
             if time.monotonic() - self._worked > (IDLE_AFTER_S if pause else BUSY_EVERY_S):
                 pause = self._work_idle()
 
     def _wait_in_turn(self, mutation: Mutation) -> None:
-        self._turns.put((mutation.request.guest, mutation.request.reader), mutation)
+        self._turns.put(mutation.submitter, mutation, time.monotonic())
 
     def _receive(self) -> None:
         """Let what else has been submitted wait for its turn; a stop request goes back to the queue."""
@@ -170,6 +171,18 @@ class Committer:
             self._queue.put(None)
         except Empty:
             pass
+
+    def _pause(self) -> None:
+        """Give those who ask for one thing at a time the moment they need to ask again."""
+        while (left_s := self._turns.pause_until_s(now_s := time.monotonic()) - now_s) > 0:
+            try:
+                mutation = self._queue.get(timeout=left_s)
+            except Empty:
+                return
+            if mutation is None:
+                self._queue.put(None)
+                return
+            self._wait_in_turn(mutation)
 
     def _commit(self) -> None:
         """Apply, sync, commit and announce one batch."""
@@ -186,6 +199,10 @@ class Committer:
         except (sqlite3.Error, OSError) as error:
             self._abandon(batch, error)
         self._announce(batch)
+        now_s = time.monotonic()
+        for mutation in batch:
+            self._turns.answered(mutation.submitter, now_s)
+        self._turns.forget_idle(now_s)
 
     def _apply_in_turns(self, batch: list[Mutation]) -> None:
         """Begin a transaction and apply in it what takes part in this batch, which is appended to *batch*."""
@@ -198,6 +215,8 @@ class Committer:
                 if len(batch) == 1:
                     connection.execute("BEGIN IMMEDIATE")
                 self._apply(mutation, now_ms)
+            else:
+                self._turns.answered(mutation.submitter, time.monotonic())
             self._receive()
         if self._version != before:
             connection.execute("UPDATE meta SET value = ? WHERE key = 'version'", (self._version,))

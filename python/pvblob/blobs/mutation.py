@@ -85,6 +85,11 @@ class Mutation:
     outcome: Transaction | None = None
     _claim: threading.Lock = field(default_factory=threading.Lock)
 
+    @property
+    def submitter(self) -> tuple[str, int]:
+        """Whose turn it takes: the guest, and which program of the guest's."""
+        return self.request.guest, self.request.reader
+
     def claim(self) -> bool:
         """Take the one right to decide this mutation's fate: the committer to apply it, the caller to withdraw it."""
         return self._claim.acquire(blocking=False)

@@ -1,22 +1,42 @@
-"""Whose mutation is applied next, and when a batch takes no more. Pure logic: no thread, no clock, no catalog.
+"""Whose mutation is applied next, and when a batch is begun and ended. Pure logic: no thread, no clock, no catalog.
 
 A guest that asks for one thing at a time waits for the batch that is in the making or being synced when it asks, and
-for its own. So it is let into the one in the making, first, and where such a guest has been seen lately, a guest with
-many mutations waiting lengthens no batch beyond what a sync takes anyway. Where there is none, batches take all that
-waits: a sync costs the same for one and for five hundred.
+for its own. So it is let into the one in the making, first; a guest with many mutations lengthens no batch beyond what
+a sync takes anyway; and who came back at once last time is given the time to, before a batch without it begins.
+All this only where such a guest has been seen lately. Where there is none, batches take all that waits: a sync costs
+the same for one and for five hundred (docs/decisions/0015). Times are seconds of any clock that only goes forward.
 """
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Hashable
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
 BATCH_MAX = 512
 LATELY_S = 0.1
+# A program that is answered asks again within some 0.2 ms, and on a machine that is busy within a few times that.
+PAUSE_S = 0.001
 SYNCS_REMEMBERED = 16
+GUESTS_SWEPT_AT = 64
+
+
+@dataclass(slots=True)
+class _Habits:
+    """What is remembered of a guest. many_s: when it had several things unanswered; prompt: it asked again at once."""
+
+    asked_s: float
+    unanswered: int = 0
+    many_s: float = -math.inf
+    answered_s: float = -math.inf
+    prompt: bool = False
+
+    def is_single(self, now_s: float) -> bool:
+        return now_s - self.asked_s < LATELY_S <= now_s - self.many_s
 
 
 class Turns(Generic[Item]):
@@ -24,18 +44,27 @@ class Turns(Generic[Item]):
 
     def __init__(self) -> None:
         self.lanes: OrderedDict[Hashable, deque[Item]] = OrderedDict()  # in the order of their turns; none is empty
-        self._singles: dict[Hashable, float] = {}  # the last two guests that asked for one thing, and when
+        self._habits: dict[Hashable, _Habits] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self.lanes.values()))
 
-    def put(self, guest: Hashable, item: Item) -> None:
-        """Let *item* wait behind what its guest has waiting."""
+    def put(self, guest: Hashable, item: Item, now_s: float) -> None:
+        """Let *item* wait behind what its guest has waiting. The caller owes `answered`."""
         lane = self.lanes.get(guest)
         if lane is None:
             lane = self.lanes[guest] = deque()
             self.lanes.move_to_end(guest, last=False)
         lane.append(item)
+        habits = self._habits.get(guest)
+        if habits is None:
+            habits = self._habits[guest] = _Habits(now_s)
+        habits.asked_s = now_s
+        habits.unanswered += 1
+        if habits.unanswered > 1:
+            habits.many_s = now_s
+        else:
+            habits.prompt = now_s - habits.answered_s < PAUSE_S
 
     def take(self, guest: Hashable) -> Item:
         """Take the first item of a guest that has one; its next one waits for a turn."""
@@ -47,39 +76,57 @@ class Turns(Generic[Item]):
             del self.lanes[guest]
         return item
 
-    def note_single(self, guest: Hashable, now_s: float) -> None:
-        """Remember that *guest* had one thing waiting and nothing else."""
-        self._singles.pop(guest, None)
-        self._singles[guest] = now_s
-        if len(self._singles) > 2:
-            del self._singles[next(iter(self._singles))]
+    def answered(self, guest: Hashable, now_s: float) -> None:
+        """One item of *guest* has its answer, or nobody waits for it any more."""
+        habits = self._habits[guest]
+        habits.unanswered -= 1
+        habits.answered_s = now_s
 
-    def is_waited_for(self, guest: Hashable, now_s: float) -> bool:
-        """Whether somebody other than *guest* has lately asked for one thing at a time."""
-        return any(other != guest and now_s - at_s < LATELY_S for other, at_s in self._singles.items())
+    def forget_idle(self, now_s: float) -> None:
+        """Forget guests that have not been seen lately, once there are many."""
+        if len(self._habits) > GUESTS_SWEPT_AT + 2 * len(self.lanes):
+            kept = {guest: one for guest, one in self._habits.items() if one.unanswered or one.is_single(now_s)}
+            self._habits = kept
+
+    def is_single(self, guest: Hashable, now_s: float) -> bool:
+        """Whether *guest* asks for one thing at a time, and has done so lately."""
+        return self._habits[guest].is_single(now_s)
+
+    def singles(self, now_s: float) -> set[Hashable]:
+        """Return the guests that ask for one thing at a time, and have done so lately."""
+        return {guest for guest, habits in self._habits.items() if habits.is_single(now_s)}
+
+    def pause_until_s(self, now_s: float) -> float:
+        """Return until when the next batch may wait for a guest that asks again at once; not while one such waits."""
+        singles = self.singles(now_s)
+        if not singles or any(guest in singles for guest in self.lanes):
+            return now_s
+        awaited = (self._habits[guest] for guest in singles)
+        return max((one.answered_s + PAUSE_S for one in awaited if one.prompt), default=now_s)
 
 
 class Batch(Generic[Item]):
-    """What is taken out of *turns* for one batch, begun at *now_s* (seconds, any clock that only goes forward).
+    """What is taken out of *turns* for one batch that is begun at *now_s*.
 
-    making_s_max: how long a batch that somebody waits for is in the making.
+    making_s_max: how long it is in the making if somebody waits for it who asks for one thing at a time.
     """
 
     def __init__(self, turns: Turns[Item], now_s: float, making_s_max: float) -> None:
         self._turns = turns
         self._ends_s = now_s + making_s_max
         self._guests: set[Hashable] = set()
+        self._singles = turns.singles(now_s)
         self._room = min(len(turns), BATCH_MAX)  # what comes later is the next batch's, unless its guest is new here
 
     def take(self, now_s: float) -> Item | None:
         """Take the next item; None when the batch takes no more."""
         turns = self._turns
-        for guest, lane in turns.lanes.items():
+        for guest in turns.lanes:
             if guest not in self._guests:
                 self._guests.add(guest)
-                if len(lane) == 1:
-                    turns.note_single(guest, now_s)
-            elif self._room <= 0 or (now_s >= self._ends_s and turns.is_waited_for(guest, now_s)):
+                if turns.is_single(guest, now_s):
+                    self._singles.add(guest)
+            elif self._room <= 0 or (now_s >= self._ends_s and self._singles - {guest}):
                 continue
             self._room -= 1
             return turns.take(guest)
