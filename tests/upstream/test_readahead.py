@@ -17,7 +17,7 @@ from pvblob.upstream.block_files import BLOCK_BYTES
 from pvblob.upstream.blocks import BlockStore
 from pvblob.upstream.cache import CachedAccount
 from pvblob.upstream.readahead import BLOCKS_MAX
-from pvblob.upstream.versions import CacheRule
+from pvblob.upstream.versions import CacheRule, Version
 from tests.upstream.answers import request
 from tests.upstream.proxy import FaultyProxy
 from tests.upstream.world import ACCOUNT, Authority, Elsewhere
@@ -130,6 +130,31 @@ async def test_two_readers_of_one_blob_do_not_disturb_each_other(reading: Readin
         await reading.read((12 + number) * BLOCK_BYTES, BLOCK_BYTES, reader=2)
         await reading.settle()
     assert reading.counted()["misses"] == 4
+
+
+@pytest.mark.parametrize("is_lent", [True, False])
+async def test_a_reader_in_the_wake_of_the_foremost_goes_on_with_what_is_known_of_it(
+    reading: Reading, is_lent: bool
+) -> None:
+    """Of lent blocks Python sees the first read only, of many readers each time another's (decision 14)."""
+    await reading.read(0, BLOCK_BYTES)
+    head = reading.account.states.of("ahead", b"blob").head
+    assert head is not None
+    lent = reading.store.borrow(Version(reading.account.label("ahead", b"blob"), head)) if is_lent else None
+    for number in range(1, 4):
+        await reading.read(number * BLOCK_BYTES, BLOCK_BYTES)
+        await reading.settle()
+    ahead = reading.counted()["ahead"]
+    await reading.read(20 * BLOCK_BYTES, BLOCK_BYTES, reader=3)
+    await reading.settle()
+    assert reading.counted()["ahead"] == ahead, "who reads elsewhere is no follower"
+    await reading.read(6 * BLOCK_BYTES, BLOCK_BYTES, reader=2)
+    await reading.settle()
+    if lent is None:
+        assert reading.counted()["ahead"] == ahead, "Python would have seen that it reads in order"
+    else:
+        assert reading.counted()["ahead"] >= ahead + 4
+        lent.let_go()
 
 
 async def test_the_more_readers_will_come_by_the_further_ahead_is_read(reading: Reading) -> None:
