@@ -24,7 +24,7 @@ def test_memory_grows_on_demand_and_idle_regions_go_back(live_host: Any) -> None
     device = Device.open(live_host.socket_path)
     link = device.current()
     assert link is not None
-    assert link.memory.usage() == (0, 0, 0), "an open device lends nothing"
+    assert link.memory.usage() == (1, 64 << 20, 0), "one region comes with the channel; nothing of it is touched"
     first = device.allocate(1)
     assert link.memory.usage()[:2] == (1, 64 << 20)
     large = device.allocate(100 << 20)
@@ -36,6 +36,17 @@ def test_memory_grows_on_demand_and_idle_regions_go_back(live_host: Any) -> None
     assert link.memory.usage()[0] == 1
     del first
     device.close()
+
+
+def test_nothing_is_lent_unasked_where_little_may_be_lent(live_host: Any) -> None:
+    """Rule 10: there, what the program needs first decides how the little is cut."""
+    for lent_bytes_max in (1 << 20, (512 << 20) - 4096):
+        device = Device.open(live_host.socket_path, lent_bytes_max=lent_bytes_max)
+        link = device.current()
+        assert link is not None
+        assert link.memory.usage() == (0, 0, 0)
+        assert len(device.allocate(lent_bytes_max)) == lent_bytes_max
+        device.close()
 
 
 def test_spent_memory_names_what_holds_it(live_host: Any) -> None:

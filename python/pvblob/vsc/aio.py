@@ -220,7 +220,9 @@ class AsyncDevice:
         path = self._device.path()
         handshake = Handshake(connect(path))
         try:
-            steps = handshake.open_channel(self._device.nonce, self._device.lent_bytes_max)
+            steps = handshake.open_channel(
+                self._device.nonce, self._device.lent_bytes_max, self._device.registrations.size_bytes
+            )
             link = await _wait_for_steps(handshake, steps, time.monotonic() + HANDSHAKE_TIMEOUT_S)
         except BusClosed:
             handshake.close()

@@ -148,7 +148,8 @@ class Device:
         path = self.path()
         handshake = Handshake(connect(path))
         try:
-            return wait_for_steps(handshake, handshake.open_channel(self.nonce, self.lent_bytes_max), deadline)
+            steps = handshake.open_channel(self.nonce, self.lent_bytes_max, self.registrations.size_bytes)
+            return wait_for_steps(handshake, steps, deadline)
         except BusClosed:
             handshake.close()
             text = f"the host at {path} closed the connection while it was being set up"

@@ -21,7 +21,7 @@ from pvblob.vmbus.constants import AZURE_BLOB_CLASS, REGION_SEALED
 from pvblob.vmbus.gpadl import split
 from pvblob.vmbus.session import GUEST, Crossed, IgnoredOffer, Session
 from pvblob.vmbus.user_data import DeviceLimits, OpenUserData
-from pvblob.vsc.link import Link
+from pvblob.vsc.link import REGION_BYTES, Link
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 RING_BYTES = 128 * 1024  # per direction, control page included: spec/azure-blob-device.md §2.5
 RINGS_GPA = 0x1000_0000
 PAGE_BYTES = 4096
+FIRST_REGION_SHARE = 8  # the region that is lent unasked is at most this part of what may be lent
 OVERLOADED = "the host accepted the connection but does not answer; is it overloaded?"
 
 
@@ -97,7 +98,6 @@ class Handshake:
                 return descriptors[0]
 
     def _find_offer(self) -> Generator[None, None, m.OfferChannel]:
-        self._send(m.RequestOffers())
         offer = None
         while True:
             message, _ = yield from self._receive()
@@ -108,8 +108,7 @@ class Handshake:
                     raise HostRefused("the host offers no blob device to this process")
                 return offer
 
-    def _lend_rings(self, rings: _native.Rings) -> Generator[None, None, None]:
-        self._send(m.MemoryRegion(RINGS_GPA, 2 * RING_BYTES, REGION_SEALED), (rings.fileno(),))
+    def _rings_are_lent(self) -> Generator[None, None, None]:
         result, _ = yield from self._expect(m.MemoryRegionResult)
         if isinstance(result, m.MemoryRegionResult) and result.status:
             raise ChannelError(f"the host does not accept the memory of our rings (status 0x{result.status:08X})")
@@ -124,30 +123,66 @@ class Handshake:
             raise ChannelError(f"the host does not accept the rings' GPADL (status 0x{created.status:08X})")
         return gpadl_id
 
-    def open_channel(self, nonce: bytes, lent_bytes_max: int) -> Generator[None, None, Link]:
-        """Do the whole handshake; yields when the host's next message is awaited. Returns the open link."""
-        host_page = yield from self._agree()
-        offer = yield from self._find_offer()
-        limits = DeviceLimits.decode(offer.user_data)
-        rings = _native.Rings(RING_BYTES)
-        yield from self._lend_rings(rings)
-        gpadl_id = yield from self._share_rings(offer.relid)
-        user_data = OpenUserData(nonce, os.getpid(), "pvblob").encode()
-        downstream = RING_BYTES // PAGE_BYTES
-        self._send(m.OpenChannel(offer.relid, offer.relid, gpadl_id, downstream, user_data))
+    def _lend_first(self, memory: _native.LentMemory, room_bytes: int) -> int | None:
+        """Announce a region for the first requests; return its address, None where it would take too much of the room.
+
+        Where little may be lent, the program's first need decides how.
+        """
+        prepared = memory.prepare(REGION_BYTES) if room_bytes >= FIRST_REGION_SHARE * REGION_BYTES else None
+        if prepared is None:
+            return None
+        gpa, length, descriptor = prepared
+        try:
+            self._send(m.MemoryRegion(gpa, length, REGION_SEALED), (descriptor,))
+        finally:
+            os.close(descriptor)
+        return gpa
+
+    def _first_is_lent(self, memory: _native.LentMemory, gpa: int) -> Generator[None, None, None]:
+        result, _ = yield from self._expect(m.MemoryRegionResult)
+        if isinstance(result, m.MemoryRegionResult) and result.status:
+            memory.forget(gpa)  # whoever needs pages asks again, and says why there are none
+        else:
+            memory.activate(gpa)
+
+    def _doorbells(self) -> Generator[None, None, list[int]]:
+        """Return the descriptors of an opened channel: guest → host, host → guest."""
         message, descriptors = yield from self._receive()
         if isinstance(message, m.OpenChannelResult):
             raise HostRefused("the host did not open the channel; `pvblob serve` says why in its log")
         if not isinstance(message, m.Doorbells):
             raise RemoteProtocolError(f"{message.NAME} came where DOORBELLS were due")
         yield from self._expect(m.OpenChannelResult)
-        bell, socket = descriptors
+        return descriptors
+
+    def open_channel(self, nonce: bytes, lent_bytes_max: int, reserved_bytes: int = 0) -> Generator[None, None, Link]:
+        """Do the whole handshake; yields when the host's next message is awaited. Returns the open link.
+
+        reserved_bytes: of what may be lent, for memory that will be registered.
+        Whatever does not depend on an answer is sent before it is awaited: each wait is a trip to the host and back.
+        """
+        host_page = yield from self._agree()
+        rings = _native.Rings(RING_BYTES)
+        self._send(m.RequestOffers())
+        self._send(m.MemoryRegion(RINGS_GPA, 2 * RING_BYTES, REGION_SEALED), (rings.fileno(),))
+        offer = yield from self._find_offer()
+        yield from self._rings_are_lent()
+        limits = DeviceLimits.decode(offer.user_data)
+        gpadl_id = yield from self._share_rings(offer.relid)
+        user_data = OpenUserData(nonce, os.getpid(), "pvblob").encode()
+        downstream = RING_BYTES // PAGE_BYTES
+        self._send(m.OpenChannel(offer.relid, offer.relid, gpadl_id, downstream, user_data))
+        # The rings are lent memory too, and count at the host.
+        lent_bytes_max = min(lent_bytes_max, limits.lent_bytes_max - 2 * RING_BYTES)
+        memory = _native.LentMemory(lent_bytes_max)
+        first = self._lend_first(memory, lent_bytes_max - reserved_bytes)
+        bell, socket = yield from self._doorbells()
+        if first is not None:
+            yield from self._first_is_lent(memory, first)
         channel = _native.GuestChannel(
             rings, bell, socket, self._bus.fileno(), host_page, limits.requests_in_flight_max
         )  # takes its own copies of the descriptors
-        # The rings are lent memory too, and count at the host.
-        lent_bytes_max = min(lent_bytes_max, limits.lent_bytes_max - 2 * RING_BYTES)
-        link = Link(self._bus, self._session, channel, limits, lent_bytes_max)
+        link = Link(self._bus, self._session, channel, limits, memory, lent_bytes_max)
         for descriptor in self._descriptors:
             os.close(descriptor)
         self._descriptors = []

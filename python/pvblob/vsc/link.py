@@ -37,7 +37,13 @@ class Link:
     """One open channel. Made by `Handshake.open_channel`; after `fail` every use raises DeviceGone."""
 
     def __init__(
-        self, bus: Bus, session: Session, channel: _native.GuestChannel, limits: DeviceLimits, lent_bytes_max: int
+        self,
+        bus: Bus,
+        session: Session,
+        channel: _native.GuestChannel,
+        limits: DeviceLimits,
+        memory: _native.LentMemory,
+        lent_bytes_max: int,
     ) -> None:
         self._bus = bus
         self._session = session
@@ -47,7 +53,7 @@ class Link:
         self._lent_bytes_max = lent_bytes_max
         self.channel = channel
         self.limits = limits
-        self.memory = _native.LentMemory(lent_bytes_max)
+        self.memory = memory
         self._attachments = Attachments(self.memory)
         self.gone: str | None = None
         # How event loops watch this link: one watch for each loop (`loop_watch`).

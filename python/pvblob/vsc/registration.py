@@ -132,6 +132,11 @@ class Registrations:
         """Find it no more."""
         self._all = tuple(other for other in self._all if other is not memory)
 
+    @property
+    def size_bytes(self) -> int:
+        """How much memory is registered, in whole pages."""
+        return sum(len(memory.mapping) for memory in self._all)
+
     def bytes_missing(self, link: Link) -> int:
         """Return how many bytes of registered memory *link* has not attached yet."""
         return sum(len(memory.mapping) for memory in self._all if link.attached(memory) is None)
