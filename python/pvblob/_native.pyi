@@ -526,6 +526,9 @@ class HostEngine:
     def waiting(self, limit: int) -> tuple[int, list[HostRequest]]:
         """Return how many requests wait to be taken, and the first *limit* of them, channel by channel."""
 
+    def reading(self, limit: int) -> tuple[int, list[HostRequest]]:
+        """Return how many requests fillers complete from files, now or in their turn, and the first *limit* of them."""
+
     def hits(self, key: int) -> tuple[int, int] | None:
         """Return how many of a channel's requests entries answered and their bytes; None: there is no such channel."""
 

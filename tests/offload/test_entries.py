@@ -8,10 +8,12 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pvblob.errors import BlobError
+from pvblob.vsp.status import snapshot
 from tests.conftest import pattern
 from tests.faults.guest import RawGuest
 from tests.offload.conftest import Stage
@@ -198,6 +200,26 @@ def test_a_read_behind_a_stalled_disk_delays_no_other_guest(make_stage: MakeStag
             break
     assert min(found) <= 1.5, f"p99 beside a stalled read / without one: {found}"
     assert bytes(guest.memory[:4096]) == pattern(4096)
+
+
+@pytest.mark.parametrize("offloaded", [True, False], ids=["by an entry", "by Python"])
+def test_reads_that_wait_for_a_disk_are_among_the_pending_requests(make_stage: MakeStage, offloaded: bool) -> None:
+    """Issue "A hostile or dying peer": seeing inside. Eight run, the others wait for their channel's turn."""
+    stage, count = make_stage(stallable=True), 12
+    stage.client.put("con", "b", pattern(1 << 20))
+    stage.warm("con", "b")
+    guest = stage.guest(offloaded=offloaded)
+    stage.engine.stall(segment_of(stage, "b"))
+    for number in range(count):
+        guest.put(guest.ask("/con/b", number + 1, slot=number, fields=[("x-ms-range", "bytes=0-4095")]))
+    until(lambda: stage.engine.reading(0)[0] == count, "the reads do not stall")
+    seen: Any = stage.host.call(lambda: snapshot(stage.host.host, {}))
+    assert [request["state"] for request in seen["requests"]] == ["reading"] * count
+    assert len({request["data_buffer"] for request in seen["requests"]}) == count
+    assert seen["requests_in_flight"] == count
+    stage.engine.resume()
+    assert sorted(guest.completion()[:2] for _ in range(count)) == [(number + 1, 0) for number in range(count)]
+    until(lambda: stage.engine.reading(0)[0] == 0, "reads that have ended are still shown")
 
 
 @pytest.mark.parametrize("end", ["overwritten", "deleted"])

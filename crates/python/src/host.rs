@@ -129,8 +129,13 @@ impl HostEngine {
     /// (how many requests wait to be taken, the first `limit` of them).
     fn waiting(slf: &Bound<'_, Self>, limit: usize) -> (usize, Vec<HostRequest>) {
         let (count, requests) = slf.get().engine.events().requests(limit);
-        let shown = requests.into_iter().map(|inner| HostRequest { inner, engine: slf.clone().unbind() });
-        (count, shown.collect())
+        (count, requests.into_iter().map(|inner| HostRequest { inner, engine: slf.clone().unbind() }).collect())
+    }
+
+    /// (how many requests wait for files, the first `limit` of them).
+    fn reading(slf: &Bound<'_, Self>, limit: usize) -> (usize, Vec<HostRequest>) {
+        let (count, requests) = slf.get().engine.reads(limit);
+        (count, requests.into_iter().map(|inner| HostRequest { inner, engine: slf.clone().unbind() }).collect())
     }
 
     /// (requests of a channel that entries answered, their bytes); None when there is no such channel.

@@ -72,7 +72,8 @@ class _Running:
 class InFlight(NamedTuple):
     """A request that has no completion yet. age_s: since it was taken off the ring.
 
-    state: "queued" in its channel's lane, "waiting" for its guest's turn, "running", or "storing" a piece of an upload.
+    state: "queued" in its channel's lane, "waiting" for its guest's turn, "running", "storing" a piece of an upload, or
+    "reading": its bytes are read from files, by the data plane alone.
     """
 
     request: _native.HostRequest

@@ -38,6 +38,10 @@ def snapshot(host: Host, about: Mapping[str, Any]) -> dict[str, Any]:
     requests = list(host.dispatcher.in_flight())
     queued, shown = host.engine.waiting(max(0, REQUESTS_SHOWN_MAX - len(requests)))
     requests += (InFlight(request, request.age_s, "queued") for request in shown)
+    hidden = queued - len(shown)
+    reading, shown = host.engine.reading(max(0, REQUESTS_SHOWN_MAX - len(requests)))
+    requests += (InFlight(request, request.age_s, "reading") for request in shown)
+    hidden += reading - len(shown)
     pids = {channel: guest.pid for guest in host.connections for channel in guest.channels.values()}
     return {
         "format": FORMAT,
@@ -48,7 +52,7 @@ def snapshot(host: Host, about: Mapping[str, Any]) -> dict[str, Any]:
         "sockets": [str(path) for path in host.sockets],
         "policy": host.guard.policy.source,
         "guests": [_guest(host, guest) for guest in host.connections],
-        "requests_in_flight": len(requests) + queued - len(shown),
+        "requests_in_flight": len(requests) + hidden,
         "requests": [_request(one, pids.get(one.request.channel)) for one in requests[:REQUESTS_SHOWN_MAX]],
         "counters": counters(host),
         "offload": host.engine.offload_counters(),

@@ -176,6 +176,11 @@ impl Engine {
         claimed
     }
 
+    /// The requests that fillers complete; see [`Filler::reads`].
+    pub fn reads(&self, limit: usize) -> (usize, Vec<Arc<HostRequest>>) {
+        self.filler.reads(limit)
+    }
+
     /// Has the fillers write a request's content to a file; [`Stored`](super::events::Event::Stored) follows.
     pub fn store(&self, store: Store) {
         self.filler.submit(Move::Store(store));

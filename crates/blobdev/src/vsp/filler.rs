@@ -83,6 +83,14 @@ impl Move {
             Self::Store(store) => &store.request,
         }
     }
+
+    /// The request that this completes, if it does.
+    fn read(&self) -> Option<&Arc<HostRequest>> {
+        match self {
+            Self::Fill(fill) => Some(&fill.request),
+            Self::Store(_) => None,
+        }
+    }
 }
 
 /// One channel's moves; it is gone when it has none.
@@ -124,6 +132,10 @@ impl<T> Turns<T> {
         Some((key, item))
     }
 
+    fn queued(&self) -> impl Iterator<Item = &T> {
+        self.channels.values().flat_map(|channel| &channel.queue)
+    }
+
     fn done(&mut self, key: u64) {
         let Some(channel) = self.channels.get_mut(&key) else { return };
         let was_full = channel.running == self.per_channel_max;
@@ -138,6 +150,8 @@ impl<T> Turns<T> {
 
 struct State {
     turns: Turns<Move>,
+    /// The requests that are being completed from files, by id.
+    reading: HashMap<u64, Arc<HostRequest>>,
     threads: usize,
     idle: usize,
     stopping: bool,
@@ -166,7 +180,8 @@ pub struct Filler(Arc<Shared>);
 impl Filler {
     /// Starts `threads` threads that stay, and report each finished request of the control plane's to `events`.
     pub fn start(threads: usize, reader: &Arc<dyn Reader>, events: &Arc<EventQueue>) -> std::io::Result<Self> {
-        let state = State { turns: Turns::new(PER_CHANNEL_MAX), threads: 0, idle: 0, stopping: false };
+        let (turns, reading) = (Turns::new(PER_CHANNEL_MAX), HashMap::new());
+        let state = State { turns, reading, threads: 0, idle: 0, stopping: false };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             ready: Condvar::new(),
@@ -193,6 +208,14 @@ impl Filler {
         self.0.ready.notify_one();
     }
 
+    /// The requests that are completed from files, now or when their turn comes: how many, and the first `limit` of them.
+    pub fn reads(&self, limit: usize) -> (usize, Vec<Arc<HostRequest>>) {
+        let state = self.0.lock();
+        let queued = || state.turns.queued().filter_map(Move::read);
+        let shown = state.reading.values().chain(queued()).take(limit).map(Arc::clone).collect();
+        (state.reading.len() + queued().count(), shown)
+    }
+
     /// Finishes what is queued and ends the threads.
     pub fn stop(&self) {
         let mut state = self.0.lock();
@@ -214,6 +237,7 @@ fn spawn(shared: &Arc<Shared>, state: &mut State) -> std::io::Result<()> {
 
 fn run(shared: &Shared) {
     while let Some((key, moving)) = next(shared) {
+        let read = moving.read().map(|request| request.id);
         // It ends here and not under our lock: perhaps this is the last reference to the request or the entry, whose end
         // takes other locks.
         match moving {
@@ -223,7 +247,9 @@ fn run(shared: &Shared) {
         let mut state = shared.lock();
         state.turns.done(key);
         let more = !state.turns.next.is_empty();
+        let ended = read.and_then(|id| state.reading.remove(&id));
         drop(state);
+        drop(ended);
         if more {
             shared.ready.notify_one();
         }
@@ -237,6 +263,10 @@ fn next(shared: &Shared) -> Option<(u64, Move)> {
     let mut state = shared.lock();
     loop {
         if let Some(taken) = state.turns.take() {
+            if let Some(request) = taken.1.read() {
+                let request = Arc::clone(request);
+                state.reading.insert(request.id, request);
+            }
             return Some(taken);
         }
         // What is queued and may not run yet is left to the threads that run its channel's other moves.
