@@ -41,6 +41,7 @@ class Kind(NamedTuple):
     target: str
     data_bytes: int = 0
     flood_target: str = ""
+    durability: str = "none"
 
     def request(self) -> tuple[Request, bytes]:
         """Return the request of the guest that is measured, and its body."""
@@ -54,6 +55,7 @@ KINDS = {
     "listing": Kind("GET", "/con?restype=container&comp=list&prefix=b"),
     "data plane": Kind("GET", "/con/b", 4096),
     "upload": Kind("PUT", "/con/alone", 4096, "/con/flood"),
+    "durable upload": Kind("PUT", "/con/alone", 4096, "/con/flood", "fsync"),
 }
 
 
@@ -79,9 +81,9 @@ class Flood:
 
 
 @pytest.fixture
-def exchange(tmp_path: Path) -> Iterator[tuple[Exchange, str]]:
+def exchange(tmp_path: Path, name: str) -> Iterator[tuple[Exchange, str]]:
     socket_path = str(tmp_path / "bus.sock")
-    host = start_host(tmp_path / "store", socket_path)
+    host = start_host(tmp_path / "store", socket_path, KINDS[name].durability)
     with Exchange(socket_path) as connected:
         assert connected.perform(request_to("PUT", "/con?restype=container")).status == 201
         assert connected.perform(put_request("/con/b", 4000), bytes(4000)).status == 201
