@@ -23,7 +23,7 @@ from pvblob.blobs.answers import Refusal, refuse
 from pvblob.blobs.extents import Extents
 from pvblob.blobs.generations import Generations
 from pvblob.blobs.mutation import Mutation, Transaction
-from pvblob.blobs.turns import BATCH_MAX, Batch, SyncTimes, Turns
+from pvblob.blobs.turns import BATCH_MAX, MAKING_SHARE, Batch, SyncTimes, Turns
 from pvblob.http import OnceKey, Request, Response
 
 log = logging.getLogger(__name__)
@@ -207,7 +207,7 @@ class Committer:
     def _apply_in_turns(self, batch: list[Mutation]) -> None:
         """Begin a transaction and apply in it what takes part in this batch, which is appended to *batch*."""
         connection, before = self._connection, self._version
-        making = Batch(self._turns, time.monotonic(), self._sync_times.shortest_s)
+        making = Batch(self._turns, time.monotonic(), self._sync_times.shortest_s * MAKING_SHARE)
         now_ms = int(self._clock() * 1000)
         while (mutation := making.take(time.monotonic())) is not None:
             if mutation.claim():

@@ -1,8 +1,8 @@
 """Whose mutation is applied next, and when a batch is begun and ended. Pure logic: no thread, no clock, no catalog.
 
 A guest that asks for one thing at a time waits for the batch that is in the making or being synced when it asks, and
-for its own. So it is let into the one in the making, first; a guest with many mutations lengthens no batch beyond what
-a sync takes anyway; and who came back at once last time is given the time to, before a batch without it begins.
+for its own. So it is let into the one in the making, first; a guest with many mutations lengthens no batch beyond a
+quarter of what a sync takes; and who came back at once last time is given time to, before a batch without it begins.
 All this only where such a guest has been seen lately. Where there is none, batches take all that waits: a sync costs
 the same for one and for five hundred (docs/decisions/0015). Times are seconds of any clock that only goes forward.
 """
@@ -18,6 +18,8 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 
 BATCH_MAX = 512
+MAKING_SHARE = 0.25
+"""How long a batch may be in the making beside such a guest, as a share of what a sync takes."""
 LATELY_S = 0.1
 # A program that is answered asks again within some 0.2 ms, and on a machine that is busy within a few times that.
 PAUSE_S = 0.001
