@@ -112,7 +112,7 @@ target/release/pvblob-limit: $(RUST_SOURCES)
 	cargo build --quiet --release -p limit
 	@touch $@
 
-bench: setup target/release/pvblob-limit ## Measure everything, write docs/performance.md (25 min; ARGS=... instead)
+bench: setup target/release/pvblob-limit ## Measure everything, write docs/performance.md (some 20 min; ARGS=... instead)
 	@command -v nginx >/dev/null || test -x /usr/sbin/nginx || echo "for the HTTP peers: apt-get install $(BENCH_PACKAGES)"
 	$(BIN)/pvblob bench $(if $(ARGS),$(ARGS),all --json build/bench.json --report docs/performance.md)
 
